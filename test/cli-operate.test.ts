@@ -422,8 +422,22 @@ function traces({ directory }: Desk): object {
     return [file, ...[ino, size, mtimeNs, ctimeNs, mode].map(String)];
   });
   const inodes = new Set(files.map(([, inode]) => inode));
-  const locks = readFileSync("/proc/locks", "latin1").split("\n");
-  return { files: files.sort(), locks: locks.filter((line) => inodes.has(/:(\d+) /.exec(line)?.[1])).length };
+  return { files: files.sort(), locks: locksOn(inodes) };
+}
+
+/**
+ * Number of locks on these inodes. The kernel writes `/proc/locks` page by page: while other processes lock and unlock, a read
+ * may have a lock twice or not at all. So two reads must agree.
+ */
+function locksOn(inodes: ReadonlySet<string | undefined>): number {
+  const look = (): string => {
+    const lines = readFileSync("/proc/locks", "latin1").split("\n");
+    const ours = lines.filter((line) => inodes.has(/:(\d+) /.exec(line)?.[1]));
+    return [...new Set(ours.map((line) => line.replace(/^\d+: /, "")))].sort().join("\n");
+  };
+  let before = look();
+  for (let now = look(); now !== before; now = look()) before = now;
+  return before.split("\n").length;
 }
 
 test("ls, top, stats, claims ls and clean --dry-run touch no file and hold no lock", async () => {

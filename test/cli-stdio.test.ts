@@ -346,7 +346,8 @@ test("log lines that a slow reader does not take are counted as lost, and reques
   const fd = openSync(log, constants.O_RDWR | constants.O_NONBLOCK);
   const all = [process.execPath, COMMAND, "stdio", "--config", place.config, "--unix", place.socket];
   const bus = Bun.spawn(["sh", "-c", `exec "$@" 2>${log}`, "sh", ...all], { stdio: ["ignore", "ignore", "inherit"] });
-  await until(() => existsSync(place.socket), "the bus serves", 20_000);
+  const isServing = (): Promise<boolean> => talk({ path: place.socket }, "").then(Boolean, () => false);
+  await until(isServing, "the bus serves", 20_000);
   expect(await talk({ path: place.socket }, request(1, "echo", 1))).toMatchObject([{ result: 1 }]);
   bus.kill("SIGTERM");
   const buffer = Buffer.alloc(1 << 20);

@@ -610,7 +610,7 @@ describe("guards", () => {
   test("the garbage collector releases nothing: the lease stays until its time is over", async () => {
     await using crew = new Crew();
     const contest = await crew.contest("ada");
-    (() => void won(contest.tryClaim(A, { ttl: 300 })))();
+    (() => void won(contest.tryClaim(A, { ttl: 3_000 })))();
     await Bun.sleep(1);
     for (let i = 0; i < 3; i++) Bun.gc(true);
     expect(lost(contest.tryClaim(A, { ttl: 1 }))).toBe("ada");

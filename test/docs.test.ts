@@ -16,6 +16,7 @@ import { workersOptions } from "../src/supervisor/workers.ts";
 import { linesOf } from "./option-lines.ts";
 import manifest from "../package.json";
 import { type Block, blocksOf, modulesOf, pages, read, root } from "./docs-blocks.ts";
+import { proofs } from "./prove/proofs.ts";
 
 /** A call of the command: its name, its command of `events`, `claims` or `bench`, and the rest of the line. */
 const COMMAND = /(?<![\w.@-])slotbus ([a-z]+)(?: (tail|ls|release|streams|events|contest|stdio)(?=\s|$))?([^\n#|>]*)/g;
@@ -296,12 +297,11 @@ test("links between pages lead to files and headings that exist", () => {
 });
 
 test("test/README.md has a row of each proof, and each folder of prove/ is a proof", () => {
-  const runner = read("test/prove/run.ts");
-  const programs = [...runner.matchAll(/^ {2}"?([\w-]+)"?: "([\w./-]+)",$/gm)].map(([, name, file]) => [name!, file!]);
   const page = read("test/README.md");
   const rows = tableBelow(page, /^\| proof .*/m.exec(page)![0]).map(([name]) => name!.replaceAll("`", ""));
-  expect(rows.toSorted()).toEqual(programs.map(([name]) => name!).sort());
-  for (const [name, file] of programs) expect(file).toBe(name === "model" ? "../model/check.ts" : `${name}.ts`);
+  expect(rows.toSorted()).toEqual(Object.keys(proofs).sort());
+  for (const [name, { program }] of Object.entries(proofs))
+    expect(program).toBe(name === "model" ? "test/model/check.ts" : `test/prove/${name}.ts`);
   const entries = readdirSync(join(root, "test/prove"), { withFileTypes: true });
   const folders = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
   expect(rows).toEqual(expect.arrayContaining(folders));

@@ -339,8 +339,8 @@ describe("living and dying", () => {
       expect(call).toThrow(ClosedError);
     }
     await until(
-      () => descriptors() === before[0] && mapped() === before[1],
-      "descriptors and mappings are those before",
+      () => descriptors() <= before[0]! && mapped() <= before[1]!, // the collector may free more than it made
+      "no more descriptors and mappings than before",
     );
   });
 
@@ -355,8 +355,8 @@ describe("living and dying", () => {
       if (i % 2 === 0) await new Promise((resolve) => setImmediate(resolve));
     }
     await until(
-      () => descriptors() === before[0] && mapped() === before[1],
-      "descriptors and mappings are those before",
+      () => descriptors() <= before[0]! && mapped() <= before[1]!, // the collector may free more than it made
+      "no more descriptors and mappings than before",
     );
   });
 

@@ -740,7 +740,7 @@ describe("workers", () => {
       import { HubWorker } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
       const reconnect = { initial: 10, max: 20 };
       const directory = ${JSON.stringify(workspace.directory)};
-      const error = await HubWorker.start({ name: "w", hub: "none", directory, reconnect, routes: {}, timeout: 300 }).catch((error) => error);
+      const error = await HubWorker.start({ name: "w", hub: "none", directory, reconnect, routes: {}, timeout: 2_000 }).catch((error) => error);
       console.log(error.name, error.retryable);`;
     const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "pipe", "pipe"] });
     const socket = join(workspace.directory, "none.control");

@@ -488,9 +488,9 @@ test("a client whose file size limit is below a region's size refuses each worke
   const script = `ulimit -f 1024; exec "$@"`;
   const client = Bun.spawn(
     ["sh", "-c", script, "sh", process.execPath, join(import.meta.dir, "fixtures/lonely.ts"), space.name, "ref"],
-    { env: { ...process.env, SLOTBUS_DIR: space.directory }, stdio: ["ignore", "ignore", "inherit"] },
+    { env: { ...process.env, SLOTBUS_DIR: space.directory }, stdio: ["ignore", "pipe", "inherit"] },
   );
-  await until(() => existsSync(join(space.directory, `${space.name}.sock`)), "the client listens");
+  await client.stdout.getReader().read(); // "open": it listens
   for (let i = 0; i < 2; i++) {
     const error = await rejection(space.worker(() => "x", { timeout: 0 }));
     expect(error).toMatchObject({ code: "RESOURCE" });

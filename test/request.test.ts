@@ -208,7 +208,9 @@ describe("aborts and timeouts", () => {
   test("the handler's signal gives the reason, and `aborted` is true in a handler that blocks", async () => {
     await using space = new Workspace();
     const { bus, child } = await space.remote("sync-worker.ts");
-    const error = await rejection<RequestTimeoutError>(bus.request({ path: "/hang" }, { timeout: 500 }));
+    const hang = () => rejection<RequestTimeoutError>(bus.request({ path: "/hang" }, { timeout: 40 }));
+    let error = await hang();
+    while (error instanceof RequestTimeoutError && !error.mayHaveExecuted) error = await hang(); // no handler saw it
     expect(error).toBeInstanceOf(RequestTimeoutError);
     await child.line("aborted"); // its event loop never ran
 

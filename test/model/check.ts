@@ -2,13 +2,16 @@
  * Checks `bus.pml`, `stream.pml`, `ring.pml` and `lease.pml` with spin: each model holds in every configuration, and fails when
  * one of its rules is removed. Needs Debian's packages spin and gcc. The last line has the number of explored states.
  *
- *     bun test/model/check.ts [ci | quick | long] [MODEL ...]
+ *     bun test/model/check.ts [ci | quick | long] [--sample] [MODEL ...]
+ *
+ * `--sample` runs a few of the searches, chosen at random.
  */
 
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { figuresLine, sizeAsked } from "../prove/figures.ts";
+import { sample } from "../prove/proved.ts";
 
 type Model = "bus" | "stream" | "ring" | "lease";
 
@@ -206,10 +209,11 @@ function report(isGood: boolean, text: string, outcome: Outcome): void {
   console.log(`${isGood ? "ok  " : "FAIL"} ${text}: ${outcome.error || "holds"} (${size})`);
 }
 
-const asked = process.argv.slice(3);
+const words = process.argv.slice(3);
+const asked = words.filter((word) => word !== "--sample");
 const isAsked = ([model]: readonly [Model, ...string[]]): boolean => asked.length === 0 || asked.includes(model);
 const all = sizeAsked() === "ci" ? configurations : [...configurations, ...larger];
-const jobs: (() => Promise<void>)[] = [
+const searches: (() => Promise<void>)[] = [
   ...rules.filter(isAsked).map(([model, rule, configuration, failure]) => async () => {
     const outcome = await explore(model, [...configuration.split(" "), `NO_${rule}`], "-O0");
     report(outcome.error.startsWith(failure), `${model} without ${rule}, ${configuration}`, outcome);
@@ -222,6 +226,8 @@ const jobs: (() => Promise<void>)[] = [
     report(outcome.error === "", `${model}, ${configuration}`, outcome);
   }),
 ];
+
+const jobs = words.includes("--sample") ? sample(searches) : searches;
 
 /** Runs jobs until none is left. */
 async function work(): Promise<void> {

@@ -2,7 +2,9 @@
  * Removes one rule of the protocol at a time in a copy of the sources, and expects the test named with the rule to fail on an
  * assertion, not on a time limit. A mutant that passes its test survives: no test covers its rule.
  *
- *     bun test/prove/mutants.ts [--rule "part of its name, or of its file's"]
+ *     bun test/prove/mutants.ts [--rule "part of its name, or of its file's"] [--trust] [--record]
+ *
+ * `--trust` leaves out the rules that `--record` stored with the files and tools of today, except for a random sample.
  */
 
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -13,9 +15,18 @@ import { findLauncher, findLibrary } from "../../src/native/find.ts";
 import { figuresLine } from "./figures.ts";
 import type { LibraryRule } from "./mutants/library.ts";
 import { mutate, type Rule } from "./mutants/rule.ts";
+import { hashRule, nameOf, rulesToRun } from "./mutants/recorded.ts";
 import { rulesInC, rulesInTypeScript } from "./mutants/tables.ts";
+import { Inputs, ProvedRecord } from "./proved.ts";
 
-const { values } = parseArgs({ options: { rule: { type: "string", default: "" } }, allowPositionals: true });
+const { values } = parseArgs({
+  options: {
+    rule: { type: "string", default: "" },
+    trust: { type: "boolean", default: false },
+    record: { type: "boolean", default: false },
+  },
+  allowPositionals: true,
+});
 const root = join(import.meta.dir, "../..");
 const folder = mkdtempSync(join(tmpdir(), "slotbus-mutants-"));
 
@@ -124,25 +135,46 @@ async function judgeLibrary(mutant: LibraryRule, serial: number): Promise<string
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
-let killed = 0;
-const failed: string[] = [];
+const record = new ProvedRecord();
+const every: Rule[] = [...rulesInC, ...rulesInTypeScript];
+const toRun = values.trust ? rulesToRun(every, record) : new Set(every);
+const left = every.length - toRun.size;
+/** Rules that were missed, with the seconds that it took. */
+const missed = new Map<Rule, number>();
+const failed: Rule[] = [];
 
 /** A rule that does not fit its file, or whose mutant does not compile, stops only itself. */
-async function judge(rule: string, verdict: Promise<string>): Promise<void> {
+async function judge(rule: Rule, verdict: Promise<string>): Promise<void> {
   const started = performance.now();
   const why = await verdict.catch((error: Error) => error.message);
-  if (why === "") killed++;
+  const seconds = (performance.now() - started) / 1000;
+  if (why === "") missed.set(rule, seconds);
   else failed.push(rule);
-  const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`${why === "" ? "missed  " : "SURVIVED"} ${rule} (${seconds} s)${why && `\n         ${why}`}`);
+  const text = `${rule.rule} (${seconds.toFixed(1)} s)${why && `\n         ${why}`}`;
+  console.log(`${why === "" ? "missed  " : "SURVIVED"} ${text}`);
 }
 
+/** Stores what passed, unless an input changed meanwhile. */
+function keepRecord(before: Map<Rule, string>): void {
+  const inputs = new Inputs();
+  const passed = [...missed].filter(([rule]) => hashRule(inputs, rule) === before.get(rule));
+  record.store([
+    ...failed.map((rule) => [nameOf(rule), null] as [string, null]),
+    ...passed.map(([rule, seconds]): [string, { hash: string; seconds: number; figures: string }] => {
+      return [nameOf(rule), { hash: before.get(rule)!, seconds, figures: "missed" }];
+    }),
+  ]);
+  record.keep("rule ", every.map(nameOf));
+}
+
+const inputs = new Inputs();
+const hashes = new Map(values.record ? every.map((rule) => [rule, hashRule(inputs, rule)]) : []);
 try {
-  const isChosen = ({ file, rule }: Rule): boolean => `${file}: ${rule}`.includes(values.rule);
+  const isChosen = (one: Rule): boolean => `${one.file}: ${one.rule}`.includes(values.rule) && toRun.has(one);
   if (rulesInC.some(isChosen)) await compileAll();
   const jobs = [
-    ...rulesInC.filter(isChosen).map((rule, i) => () => judge(rule.rule, judgeNative(rule, i))),
-    ...rulesInTypeScript.filter(isChosen).map((rule, i) => () => judge(rule.rule, judgeLibrary(rule, i))),
+    ...rulesInC.filter(isChosen).map((rule, i) => () => judge(rule, judgeNative(rule, i))),
+    ...rulesInTypeScript.filter(isChosen).map((rule, i) => () => judge(rule, judgeLibrary(rule, i))),
   ];
   const work = async (): Promise<void> => {
     for (let job = jobs.shift(); job; job = jobs.shift()) await job();
@@ -151,7 +183,9 @@ try {
 } finally {
   rmSync(folder, { recursive: true });
 }
-for (const rule of failed) console.log(`SURVIVED ${rule}`);
-console.log(`${killed} passed, ${failed.length} failed`);
-console.log(figuresLine({ rules: killed }));
-process.exit(failed.length > 0 || killed === 0 ? 1 : 0);
+if (values.record) keepRecord(hashes);
+for (const { rule } of failed) console.log(`SURVIVED ${rule}`);
+if (left > 0) console.log(`recorded: ${left} rules, not run`);
+console.log(`${missed.size} passed, ${failed.length} failed`);
+console.log(figuresLine({ rules: missed.size }));
+process.exit(failed.length > 0 || missed.size === 0 ? 1 : 0);

@@ -5,7 +5,8 @@
  *     bun test/prove/NAME.ts [ci | quick | long] [--seed N] [--operation NAME [--fault NAME [--step N]]]
  *
  * With a stride of N, every Nth instruction is tested; the seed chooses the first. Operations that the program marks as
- * sampled have the longest stride. `--sources DIRECTORY` tests another copy of csrc/.
+ * sampled have the longest stride. `--sources DIRECTORY` tests another copy of csrc/. `--sample` tests one step in twenty of the
+ * size.
  */
 
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -13,6 +14,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { figuresLine, Histogram, type Size, sizeAsked } from "./figures.ts";
+import { SHARE } from "./proved.ts";
 
 export interface Stepping<State extends string, Fault extends string> {
   /** Name of the program, without `.ts`. */
@@ -48,6 +50,7 @@ const { values } = parseArgs({
     fault: { type: "string" },
     step: { type: "string" },
     sources: { type: "string", default: ownSources },
+    sample: { type: "boolean", default: false },
   },
   allowPositionals: true,
 });
@@ -187,7 +190,8 @@ export async function stepThrough<State extends string, Fault extends string>(
   async function runPart(program: string, part: number, parts: number): Promise<void> {
     const directory = join(folder, `part-${part}`);
     mkdirSync(directory, { mode: 0o700 });
-    const stride = values.step === undefined ? stepping.stride[size] : 1;
+    const usual = stepping.stride[size] * (values.sample ? Math.round(1 / SHARE) : 1);
+    const stride = values.step === undefined ? usual : 1;
     const chosen = [values.operation, values.fault, values.step].filter((word) => word !== undefined);
     const numbers = [values.seed, part, parts, stride].map(String);
     const { code, output } = await run([program, directory, ...numbers, ...chosen], SECONDS[size]);
@@ -204,7 +208,7 @@ export async function stepThrough<State extends string, Fault extends string>(
       if (kills < expected) problem(`FAIL ${name}: ${kills} kills at ${expected} steps`);
       if (pauses < acts * expected) problem(`FAIL ${name}: ${pauses} pauses, ${acts} at each of ${expected} steps`);
     }
-    if (histogram.empty.length > 0) problem(`FAIL never occurred: ${histogram.empty.join(", ")}`);
+    if (histogram.empty.length > 0 && !values.sample) problem(`FAIL never occurred: ${histogram.empty.join(", ")}`);
   }
 
   const began = performance.now();

@@ -1,10 +1,17 @@
 /**
  * Runs the checks that need Debian's tools or root. A check passes, fails, or lacks a tool or right. The run succeeds only if
- * every check passes. `test/system/install.sh` installs the tools.
+ * every check passes. `test/system/install.sh` installs the tools. A group of checks is a file; if `../prove/proved.json` has it
+ * with the files of today, it is not run, except for a random sample.
  *
- *     bun test/system/run.ts ["part of a check's sentence"]
+ *     bun test/system/run.ts --all                           every check
+ *     bun test/system/run.ts "part of a check's sentence"    these checks, changed or not
+ *     bun test/system/run.ts --record                        stores which groups passed
  */
 
+import { basename } from "node:path";
+import { parseArgs } from "node:util";
+import { linesOf, tell } from "../outcomes.ts";
+import { filesOf, Inputs, LIBRARY, type Proved, ProvedRecord, sample } from "../prove/proved.ts";
 import { checks as browser } from "./browser.ts";
 import { type Checks, Lacking, takeNotes } from "./checks.ts";
 import { checks as clocks } from "./clocks.ts";
@@ -17,7 +24,7 @@ import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as reference } from "./reference.ts";
-import { checks as sanitizers } from "./sanitizers.ts";
+import { HARD, checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
 import { checks as stdio } from "./stdio.ts";
 import { checks as syscalls } from "./syscalls.ts";
@@ -25,30 +32,63 @@ import { checks as systemd } from "./systemd.ts";
 import { checks as users } from "./users.ts";
 import { checks as versions } from "./versions.ts";
 
-const checks: Checks = {
-  ...sanitizers,
-  ...crossBuild,
-  ...packaged,
-  ...reference,
-  ...installed,
-  ...silence,
-  ...syscalls,
-  ...memory,
-  ...users,
-  ...descriptors,
-  ...processes,
-  ...containers,
-  ...versions,
-  ...clocks,
-  ...browser,
-  ...nginx,
-  ...stdio,
-  ...systemd,
+/** Each group by the name of its file, without `.ts`. */
+const groups: { [name: string]: Checks } = {
+  sanitizers,
+  crossbuild: crossBuild,
+  package: packaged,
+  reference,
+  installed,
+  silence,
+  syscalls,
+  memory,
+  users,
+  descriptors,
+  processes,
+  containers,
+  versions,
+  clocks,
+  browser,
+  nginx,
+  stdio,
+  systemd,
 };
 
+/** Files on which a group depends besides its own, the library and the native tests. */
+const packed = ["README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "bench", "docs", "examples", "pack.ts"];
+const more: { [name: string]: string[] } = {
+  package: packed,
+  installed: packed,
+  reference: packed,
+  systemd: ["docs"],
+  sanitizers: HARD.map((name) => `test/${name}.test.ts`),
+};
+
+/** Hash of what a group depends on now. */
+function hashOf(group: string): string {
+  const inputs = new Inputs();
+  const isOwn = (file: string): boolean => file.split("/").length > 3 || !groups[basename(file, ".ts")];
+  const shared = filesOf(["test/system", "test/fixtures"]).filter((file) => isOwn(file) && !file.endsWith("/run.ts"));
+  const own = inputs.closure([`test/system/${group}.ts`, ...shared, ...filesOf(more[group] ?? [])]);
+  return inputs.hash([...own, ...filesOf([...LIBRARY, "test/native"])]);
+}
+
+const options = { all: { type: "boolean", default: false }, record: { type: "boolean", default: false } } as const;
+const { values, positionals } = parseArgs({ options, allowPositionals: true });
+const [part = ""] = positionals;
+const record = new ProvedRecord();
+
+/** What was proved for the files of today, by group. */
+const proved = new Map<string, Proved>();
+for (const group of values.all || part ? [] : Object.keys(groups)) {
+  const found = record.find(`checks ${group}`, hashOf(group));
+  if (found) proved.set(group, found);
+}
+const again = sample([...proved.keys()], (group) => proved.get(group)!.seconds);
+
 const counts = { passed: 0, failed: 0, lacking: 0 };
-for (const [sentence, check] of Object.entries(checks)) {
-  if (!sentence.includes(process.argv[2] ?? "")) continue;
+
+async function runCheck(sentence: string, check: () => Promise<void>): Promise<boolean> {
   const start = performance.now();
   let verdict: keyof typeof counts = "passed";
   let why = "";
@@ -59,11 +99,32 @@ for (const [sentence, check] of Object.entries(checks)) {
     why = `\n${(error as Error).message}`;
   }
   counts[verdict]++;
+  tell({ name: sentence, verdict: verdict === "passed" ? verdict : "failed", lines: linesOf(why) });
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  const more = [...takeNotes(), why].filter((text) => text !== "").join("\n");
+  const text = [...takeNotes(), why].filter((line) => line !== "").join("\n");
   process.stdout.write(
-    `${verdict.padEnd(7)} ${sentence} (${seconds} s)${more && `\n${more.trim()}`.replaceAll("\n", "\n     ")}\n`,
+    `${verdict.padEnd(7)} ${sentence} (${seconds} s)${text && `\n${text.trim()}`.replaceAll("\n", "\n     ")}\n`,
   );
+  return verdict === "passed";
+}
+
+for (const [group, checks] of Object.entries(groups)) {
+  const before = proved.get(group);
+  if (before && !again.includes(group)) {
+    process.stdout.write(`recorded ${group}: proved on ${before.date}: ${before.figures}\n`);
+    const lines = [`${before.date}: ${before.figures}`];
+    tell({ name: group, verdict: "recorded", lines, count: Object.keys(checks).length });
+    continue;
+  }
+  const hash = values.record && !part ? hashOf(group) : "";
+  const start = performance.now();
+  let passed = 0;
+  const chosen = Object.entries(checks).filter(([sentence]) => sentence.includes(part));
+  for (const [sentence, check] of chosen) if (await runCheck(sentence, check)) passed++;
+  if (hash === "") continue;
+  const isWhole = passed === chosen.length && hash === hashOf(group);
+  const seconds = (performance.now() - start) / 1000;
+  record.store([[`checks ${group}`, isWhole ? { hash, seconds, figures: `${passed} passed` } : null]]);
 }
 const lacking = counts.lacking > 0 ? `, ${counts.lacking} lacking` : "";
 process.stdout.write(`${counts.passed} passed, ${counts.failed} failed${lacking}\n`);

@@ -35,7 +35,7 @@ async function underThreadSanitizer(): Promise<void> {
 // ---- the library in Bun, under AddressSanitizer ----------------------------------------------------------------
 
 /** Test files that use the library a lot, each run in its own Bun. None of them depends on milliseconds. */
-const HARD =
+export const HARD =
   "link bus stress worker process session request response fetch control stats exchange fleet ring events contest".split(
     " ",
   );

@@ -40,8 +40,8 @@ export const contractRules: LibraryRule[] = [
     rule: "nothing follows the last frame of a stream",
     file: "contract/frames.ts",
     edits: [
-      ['      if (this.#ended && this.#available > 0) throw new SlotbusError("PROTOCOL", AFTER_END);\n', ""],
-      ['    if (this.#ended) throw new SlotbusError("PROTOCOL", AFTER_END);\n', ""],
+      ["      if (this.#ended && this.#available > 0) throw malformed(AFTER_END);\n", ""],
+      ["    if (this.#ended) throw malformed(AFTER_END);\n", ""],
     ],
     suite: "contract",
     test: "a stream that is cut anywhere, or continues after its end, is an error",
@@ -50,7 +50,10 @@ export const contractRules: LibraryRule[] = [
     rule: "a stream without its last frame was cut off",
     file: "contract/frames.ts",
     edits: [
-      ["    if (this.#ended) return;\n    throw", "    if (this.#ended || this.#available >= 0) return;\n    throw"],
+      [
+        "    if (this.#ended) return;\n    const after",
+        "    if (this.#ended || this.#available >= 0) return;\n    const after",
+      ],
     ],
     suite: "contract",
     test: "a stream that is cut anywhere, or continues after its end, is an error",

@@ -1,0 +1,102 @@
+/**
+ * What takes too long for CI, in parts of at most half an hour. A part that passed for the files of today is not run again, so a
+ * night that was interrupted continues where it ended. Prints a line for each part; the last line is "N passed, N failed".
+ *
+ *     npm run nightly                 what is left of all parts
+ *     npm run nightly -- PART ...     these parts, whether they passed or not
+ *     npm run nightly -- --list       the parts, and which of them passed
+ */
+
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { forward, linesOf } from "./outcomes.ts";
+import { filesOf, Inputs, LIBRARY, PROVED } from "./prove/proved.ts";
+
+/** Longest time of a part, in seconds. It fails after that. */
+const LIMIT = 30 * 60;
+
+const prove = (program: string): string => `bun test/prove/${program}`;
+
+/** Each part and its command. Sizes are the long ones, unless only less fits into half an hour. */
+export const parts: { [part: string]: string } = {
+  lint: "npm run -s lint",
+  types: "npm run -s check",
+  tests: "npm test",
+  "tests-again": "npm test", // in another order
+  tools: "sh test/system/install.sh",
+  system: "bun test/system/run.ts --all", // musl, qemu, sanitizers, Chromium, other versions
+  "model-bus": "bun test/model/check.ts long bus",
+  "model-stream": "bun test/model/check.ts long stream",
+  "model-ring": "bun test/model/check.ts long ring",
+  "model-lease": "bun test/model/check.ts long lease",
+  mutants: prove("mutants.ts"),
+  steps: prove("steps.ts long"), // every instruction
+  "fleet-steps": prove("fleet-steps.ts long"),
+  malformed: prove("malformed.ts quick"),
+  hostile: prove("hostile.ts long --minutes 20"),
+  endure: prove("endure.ts quick"),
+  stalls: prove("stalls.ts long --stalls 10000"),
+  soak: prove("soak.ts long"),
+  "fleet-soak": prove("fleet-soak.ts long"),
+  stdio: prove("stdio.ts quick"),
+  worlds: "bun test/replay/run.ts --worlds 1000000000 --seconds 1500",
+};
+
+/** A part that passed. */
+interface Passed {
+  hash: string;
+  date: string;
+  seconds: number;
+  /** Last line of its output. */
+  last: string;
+}
+
+const root = join(import.meta.dir, "..");
+const file = join(root, ".nightly.json");
+
+function readPassed(): { [part: string]: Passed } {
+  return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as { [part: string]: Passed }) : {};
+}
+
+function lineOf(part: string, { date, seconds, last }: Passed): string {
+  return `passed ${part} on ${date} in ${Math.ceil(seconds / 60)} min: ${last}`;
+}
+
+async function main(): Promise<void> {
+  process.chdir(root);
+  process.env["PATH"] = `${join(root, "node_modules/.bin")}:${process.env["PATH"]}`;
+  const { values, positionals } = parseArgs({ options: { list: { type: "boolean" } }, allowPositionals: true });
+  const unknown = positionals.find((part) => !(part in parts));
+  if (unknown) throw new Error(`There is no part "${unknown}". Choose from: ${Object.keys(parts).join(", ")}.`);
+  const files = filesOf([...LIBRARY, "test", "bench", "docs", "examples", "pack.ts", "README.md"]);
+  const hash = new Inputs().hash(files.filter((one) => one !== PROVED));
+  const isDone = (part: string): boolean => readPassed()[part]?.hash === hash;
+  if (values.list) {
+    for (const part of Object.keys(parts))
+      process.stdout.write(`${isDone(part) ? lineOf(part, readPassed()[part]!) : `left   ${part}: ${parts[part]}`}\n`);
+    return;
+  }
+  const end: string[] = [];
+  let failed = 0;
+  for (const part of positionals.length > 0 ? positionals : Object.keys(parts).filter((one) => !isDone(one))) {
+    process.stdout.write(`\n== ${part}: ${parts[part]}\n`);
+    const started = performance.now();
+    const { code, stdout, output } = await forward(["timeout", "-k", "10", String(LIMIT), ...parts[part]!.split(" ")]);
+    const seconds = (performance.now() - started) / 1000;
+    const date = new Date().toISOString().slice(0, 10);
+    const { [part]: _, ...others } = readPassed();
+    const passed: Passed = { hash, date, seconds, last: linesOf(stdout).at(-1) ?? "" };
+    writeFileSync(file, `${JSON.stringify(code === 0 ? { ...others, [part]: passed } : others, null, 2)}\n`);
+    if (code !== 0) failed++;
+    const why = code === 124 ? `it takes longer than ${LIMIT / 60} min` : `exit code ${code}`;
+    const last = linesOf(output).slice(-12).join("\n    ");
+    end.push(code === 0 ? lineOf(part, passed) : `FAILED ${part}: ${why}\n    ${last}`);
+  }
+  process.stdout.write(
+    `\n${end.join("\n")}${end.length > 0 ? "\n" : ""}${end.length - failed} passed, ${failed} failed\n`,
+  );
+  process.exit(failed === 0 ? 0 : 1);
+}
+
+if (import.meta.main) await main();
