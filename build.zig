@@ -19,7 +19,7 @@ const test_sources = [_][]const u8{
     "main.c",        "pair.c",      "slot_test.c",   "region_test.c",
     "attach_test.c", "wait_test.c", "stress_test.c", "stream_test.c",
     "fleet_test.c",  "ring_test.c", "lease_test.c",  "serve_test.c",
-    "members.c",
+    "members.c",   "assert_test.c",
 };
 
 const flags = [_][]const u8{
@@ -80,10 +80,10 @@ fn launcher(b: *std.Build, target: std.Build.ResolvedTarget) ?*std.Build.Step.Co
 }
 
 fn testProgram(b: *std.Build, target: std.Build.ResolvedTarget, tsan: bool) *std.Build.Step.Compile {
-    const mod = module(b, target, .ReleaseSafe, &.{});
+    const mod = module(b, target, .ReleaseSafe, &.{"-DSB_ASSERT"});
     mod.sanitize_thread = tsan;
     mod.addIncludePath(b.path("csrc"));
-    mod.addCSourceFiles(.{ .root = b.path("test/native"), .files = &test_sources, .flags = &flags });
+    mod.addCSourceFiles(.{ .root = b.path("test/native"), .files = &test_sources, .flags = &(flags ++ .{"-DSB_ASSERT"}) });
     const name = if (tsan) "test-tsan" else "test-native";
     return b.addExecutable(.{ .name = name, .linkage = .dynamic, .root_module = mod });
 }

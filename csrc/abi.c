@@ -7,6 +7,7 @@
 #include "private.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 static _Thread_local int32_t last_code, last_number;
 
@@ -22,6 +23,14 @@ void *fail_null(int32_t code, int number)
 	fail_with(code, number);
 	return NULL;
 }
+
+#if defined(SB_ASSERT)
+void assert_failed(const char *condition)
+{
+	fprintf(stderr, "slotbus: broken: %s\n", condition);
+	abort();
+}
+#endif
 
 int32_t sb_error_last(void)
 {

@@ -369,6 +369,7 @@ static uint64_t take_token(struct sb_fleet *fleet)
 	struct sb_lease_table *table = fleet_leases(fleet);
 	uint64_t token = load_relaxed(&table->next_token);
 	if (token < fleet->header.first_token) token = fleet->header.first_token;
+	ASSERT(fleet->header.first_token > 0);
 	store_relaxed(&table->next_token, token + 1);
 	/* step: lease.token.taken */
 	return token;

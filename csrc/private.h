@@ -42,6 +42,17 @@ static inline void spin_pause(void)
 #endif
 }
 
+/* ---- assertions --------------------------------------------------------------------------
+ * A check of this side's own state, on both sides of a boundary, in test builds only (-DSB_ASSERT).
+ * Shared memory is validated instead, in every build: a peer chooses its contents. */
+
+#if defined(SB_ASSERT)
+_Noreturn void assert_failed(const char *condition); /* prints it and aborts */
+#define ASSERT(condition) ((condition) ? (void)0 : assert_failed(#condition))
+#else
+#define ASSERT(condition) ((void)0)
+#endif
+
 /* ---- the status word --------------------------------------------------------------------- */
 
 static inline uint64_t word_of(uint64_t generation, enum sb_state state)

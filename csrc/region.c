@@ -181,6 +181,7 @@ int32_t link_open(struct sb_client *client, uint32_t concurrency)
 		link->free_stack[slots - 1 - slot] = (uint16_t)slot;
 	client->links[index] = link;
 	if (index >= client->link_count) client->link_count = index + 1;
+	ASSERT(client->links[client->link_count - 1] != NULL);
 	return (int32_t)index;
 }
 
@@ -188,6 +189,7 @@ void link_forget(struct sb_client *client, uint32_t index)
 {
 	struct link *link = client->links[index];
 	if (link == NULL) return;
+	ASSERT(index < client->link_count);
 	stats_unlink(client, index); /* observers skip its entry from now on */
 	client->links[index] = NULL;
 	free(link);
@@ -255,6 +257,7 @@ int32_t sb_link_trim(struct sb_client *client, uint32_t index)
 	for (uint32_t half = 0; half < 2 * h->slots; half++) {
 		uint32_t *bytes = &link->touched_bytes[half / 2][half % 2];
 		uint64_t kept = half / 2 < SB_WARM_SLOTS ? h->inline_bytes : SB_PAGE;
+		ASSERT(*bytes <= h->stride);
 		if (*bytes > kept)
 			os_memory_discard(link->map.arenas + half * h->stride + kept, page_up(*bytes - kept));
 		*bytes = 0;

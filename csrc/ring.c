@@ -408,6 +408,8 @@ int32_t sb_cursor_poll(struct sb_cursor *cursor, uint32_t max)
 	struct sb_batch *batch = cursor->batch;
 	uint64_t end = load_acquire(&cursor->ring->head); /* [head] */
 	enum copied result = COPIED;
+	ASSERT(cursor->base <= cursor->position);
+	ASSERT(batch->bytes <= cursor->capacity);
 	*batch = (struct sb_batch){ 0 };
 	if (cursor->position > end || end > POSITIONS) stand_at_head(cursor);
 	while (cursor->position < end && cursor->batch->records < max) {

@@ -22,6 +22,7 @@ static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint64
 	uint64_t stride = link->map.header.stride;
 	uint32_t bytes = (uint32_t)(end < stride ? end : stride);
 	if (link->touched_bytes[slot][half] < bytes) link->touched_bytes[slot][half] = bytes;
+	ASSERT(link->touched_bytes[slot][half] <= stride);
 }
 
 /* End of the bytes that a message may have touched in its arena; all of it for a streamed body. */
@@ -35,6 +36,7 @@ static uint64_t touched_end(const struct sb_header *h, uint32_t method_or_status
 
 static void put_back(struct link *link, uint32_t slot)
 {
+	ASSERT(link->used > 0 && link->used + link->free_count == link->map.header.slots);
 	if (link->flow[slot].open)
 		flow_reset(&link->flow[slot], &link->map.region->slot[slot].client, false);
 	link->shadow[slot] = AT_REST;
@@ -51,6 +53,8 @@ int32_t sb_slot_reserve(struct sb_client *client, uint32_t index)
 	uint32_t slot = link->free_stack[link->free_count - 1];
 	uint64_t generation = link->generation[slot];
 	uint64_t reserved = word_of(generation + 1, SB_WRITING);
+	ASSERT(link->shadow[slot] == AT_REST);
+	ASSERT(link->used + link->free_count == client->header.slots);
 	if (!swap_word(&link->map, slot, word_of(generation, SB_FREE), reserved)) return -SB_ECORRUPT;
 	link->free_count--;
 	link->used++;
@@ -224,6 +228,7 @@ static int32_t slot_event(struct sb_client *client, uint32_t index, uint32_t slo
 			             touched_end(&client->header, load_relaxed(&late->status_code),
 			                         load_relaxed(&late->body_offset),
 			                         load_relaxed(&late->body_bytes)));
+			ASSERT(link->quarantined > 0);
 			link->quarantined--;
 			link->bells_work++;
 			put_back(link, slot);
@@ -267,6 +272,7 @@ static int32_t withdraw(struct sb_client *client, uint32_t index, uint32_t slot,
 	    swap_word(&link->map, slot, streaming, abandoned)) {
 		link->shadow[slot] = IN_QUARANTINE;
 		link->quarantined++;
+		ASSERT(link->quarantined <= link->used);
 		link->changed_ns[slot] = os_now_ns();
 		count(client, SB_C_ABANDONED);
 		return SB_ABANDONED;

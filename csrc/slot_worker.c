@@ -44,6 +44,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	struct sb_slot *at = &worker->map.region->slot[slot];
 	uint64_t word = load_acquire(&at->request.status);
 	struct flow *flow = &worker->flow[slot];
+	ASSERT(worker->generation[slot] == 0 || worker->generation[slot] == worker->claimed[slot]);
 	if (word_state(word) != SB_READY) {
 		if (worker->generation[slot] == 0 || !flow->open || !flow_moved(flow, &at->client))
 			return 0;
@@ -122,6 +123,7 @@ static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state 
 {
 	struct sb_worker_counters *counters = &worker->map.region->counters;
 	uint64_t generation = worker->generation[slot];
+	ASSERT(generation != 0 && generation == worker->claimed[slot]);
 	worker->generation[slot] = 0; /* a second reply finds no claim */
 	bool done = swap_word(&worker->map, slot, word_of(generation, from),
 	                      word_of(generation, SB_DONE));

@@ -15,6 +15,7 @@ static uint64_t ring_bytes(const struct sb_header *h)
 /* Bytes that fit into this side's ring, by the counts of the last look. */
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow)
 {
+	ASSERT(flow->sent - flow->seen_taken <= ring_bytes(header));
 	return ring_bytes(header) - (flow->sent - flow->seen_taken);
 }
 
@@ -99,6 +100,7 @@ int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint3
 		store_seq(&both->mine->taken, flow->taken);
 		if (both->theirs != NULL && load_seq(&both->theirs->waiting) != 0) tell = true;
 	}
+	ASSERT(flow->taken <= flow->seen_sent);
 	if (flow->waiting != (need > 0)) {
 		flow->waiting = need > 0;
 		store_seq(&both->mine->waiting, flow->waiting ? 1 : 0);

@@ -12,6 +12,7 @@ import {
   type WorkerFailedError,
   WorkerStartError,
 } from "../src/errors.ts";
+import { findLauncher } from "../src/native/find.ts";
 import { type PoolOptions, Supervisor, type WorkerStatus } from "../src/supervisor/index.ts";
 import { poolOptions, resolvePool } from "../src/supervisor/options.ts";
 import { Restarts } from "../src/supervisor/restarts.ts";
@@ -564,6 +565,14 @@ describe("a paused pool", () => {
   }, 30_000);
 });
 
+/** Process id of the launcher of a worker's process. */
+function launcherOf(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+  const launcher = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
+  expect(readFileSync(`/proc/${launcher}/comm`, "latin1")).toStartWith("slotbus-launche");
+  return launcher;
+}
+
 describe("processes that a worker leaves behind", () => {
   const family = `sh -c 'trap "" TERM; echo child $$ >&2; while :; do sleep 0.1; done' &
     setsid sh -c 'trap "" TERM; echo away $$ >&2; while :; do sleep 0.1; done' &`;
@@ -627,12 +636,24 @@ describe("processes that a worker leaves behind", () => {
   test("a killed launcher takes its program with it, and the worker is restarted", async () => {
     await using supervisor = await pool(stubborn, { stop: quick, restart: { backoff: { initial: 5 } } });
     const [pid] = pids(supervisor);
-    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    const launcher = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
-    expect(readFileSync(`/proc/${launcher}/comm`, "latin1")).toStartWith("slotbus-launche");
-    process.kill(launcher, "SIGKILL");
+    process.kill(launcherOf(pid!), "SIGKILL");
     await until(() => supervisor.workers[0]!.life === 2 && states(supervisor) === "ready", "its next life");
     await until(() => !lives(pid!), "the program's end", 1_000);
+  });
+
+  test("a signal to the launcher reaches its program, with which it ends", async () => {
+    await using supervisor = await pool(echo, { restart: { backoff: { initial: 5 } } });
+    const [pid] = pids(supervisor);
+    const launcher = launcherOf(pid!);
+    process.kill(launcher, "SIGTERM");
+    await until(() => supervisor.workers[0]!.life === 2 && states(supervisor) === "ready", "its next life");
+    await until(() => !lives(pid!) && !lives(launcher), "the ends of both", 1_000);
+  });
+
+  test("the launcher alone says that it cannot be run so, and ends with 2", () => {
+    const { exitCode, stderr } = Bun.spawnSync([findLauncher()!, "/bin/true"]);
+    expect(stderr.toString()).toContain("it cannot be run alone");
+    expect(exitCode).toBe(2);
   });
 });
 

@@ -341,6 +341,34 @@ TEST("a lock on a file that was unlinked between open and lock is dropped, and t
 	scratch_remove(scratch);
 }
 
+static void probe_without_files(void)
+{
+	int32_t dir = sb_dir_open(scratch, 0, 0);
+	forbid_files();
+	CHECK_EQ(sb_name_probe(dir, "owned"), -SB_EFILES);
+	allow_files();
+}
+
+TEST("a probe says whether a name has an owner, is left over, or is absent, and takes nothing")
+{
+	uint32_t owner = 0;
+	scratch_open(scratch);
+	int32_t dir = sb_dir_open(scratch, 0, 0);
+	CHECK_EQ(sb_name_probe(dir, "owned"), -SB_ENOBUS);
+	CHECK_EQ(sb_name_probe(dir, "no name"), -SB_ENAME);
+	int32_t lock = sb_name_lock(dir, "owned", &owner);
+	CHECK(lock >= 0);
+	CHECK_EQ(sb_name_probe(dir, "owned"), 1);
+	CHECK_EQ(in_child(probe_without_files), 0);
+	close(lock); /* as if its owner was killed */
+	CHECK_EQ(sb_name_probe(dir, "owned"), 0);
+	CHECK_EQ(symlink("owned.lock", at("link.lock")), 0);
+	CHECK_EQ(sb_name_probe(dir, "link"), -SB_EPERM);
+	CHECK_EQ(sb_name_probe(dir, "owned"), 0);
+	sb_fd_close(dir);
+	scratch_remove(scratch);
+}
+
 TEST("a lock file that is a symbolic link is refused and what it points to stays as it was")
 {
 	scratch_open(scratch);
@@ -454,6 +482,37 @@ TEST("client and worker attach over a real socket and answer a request through t
 	sb_link_drop(client, (uint32_t)link, 1);
 	sb_client_close(client);
 	part(&m);
+}
+
+TEST("an observer reads the statistics of a client until that ends, and a worker has none")
+{
+	struct sb_client *client = pair_client(4, 0);
+	struct sb_stats *stats = malloc(sizeof *stats);
+	int ends[2];
+	uint32_t peer[2];
+	CHECK(stats != NULL);
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+	struct sb_worker *observer = calloc(1, sizeof *observer);
+	CHECK(observer != NULL);
+	observer->fd = ends[1];
+	observer->step = AWAITING_HELLO;
+	CHECK_EQ(sb_observer_read(observer, stats), -SB_EINVAL); /* not attached */
+	observer->role = SB_ROLE_OBSERVER;
+	CHECK_EQ(sb_client_observe(client, ends[0]), 0);
+	CHECK_EQ(sb_worker_step(observer, peer), 0);
+	CHECK_EQ(peer[0], SB_ABI);
+	sb_stats_add(client, SB_C_DROPPED, 3);
+	sb_stats_add(client, SB_COUNTER_SLOTS, 3); /* no such counter */
+	CHECK_EQ(sb_observer_read(observer, stats), 0);
+	CHECK_EQ(stats->counters[SB_C_DROPPED], 3);
+	CHECK_EQ(stats->pid, (uint32_t)getpid());
+	CHECK_EQ(bells_waiting(ends[0]), 0); /* it sends nothing */
+	close(ends[0]);
+	sb_client_close(client);
+	CHECK_EQ(sb_observer_read(observer, stats), -SB_ECLOSED);
+	CHECK_EQ(stats->counters[SB_C_DROPPED], 3); /* its mapping outlives the client's */
+	sb_worker_close(observer, 1);
+	free(stats);
 }
 
 TEST("a name without a listener is ENOBUS, with a leftover file and without")

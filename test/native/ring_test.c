@@ -185,6 +185,26 @@ TEST("the largest event of a ring is a quarter of it, and of a larger one nothin
 	sb_fleet_leave(fleet, 1);
 }
 
+TEST("the positions of a member's cursors are shown to others, and a hostile one is left out")
+{
+	struct sb_fleet *fleet = alone(64, 64);
+	double pairs[2 * SB_MEMBER_CURSORS];
+	CHECK_EQ(sb_fleet_cursors(fleet, 0, pairs), 0);
+	struct sb_cursor *cursors[SB_MEMBER_CURSORS + 1]; /* the last is not shown */
+	for (uint32_t i = 0; i <= SB_MEMBER_CURSORS; i++) cursors[i] = open_cursor(fleet, SB_FROM_HEAD);
+	for (uint64_t id = 0; id < 3; id++) publish(fleet, id, 8);
+	CHECK_EQ(sb_cursor_poll(cursors[1], 2), 2);
+	CHECK_EQ(sb_fleet_cursors(fleet, 0, pairs), SB_MEMBER_CURSORS);
+	CHECK(pairs[0] == 0 && pairs[1] == 0 && pairs[2] == 0 && pairs[3] == 2);
+	fleet_member(fleet, 0)->cursors[0] = 9ULL << SB_CURSOR_RING_SHIFT; /* of a ring without frames */
+	CHECK_EQ(sb_fleet_cursors(fleet, 0, pairs), SB_MEMBER_CURSORS - 1);
+	CHECK(pairs[1] == 2);
+	CHECK_EQ(sb_fleet_cursors(fleet, fleet->header.members, pairs), 0);
+	for (uint32_t i = 0; i <= SB_MEMBER_CURSORS; i++) sb_cursor_close(cursors[i]);
+	CHECK_EQ(sb_fleet_cursors(fleet, 0, pairs), 0);
+	sb_fleet_leave(fleet, 1);
+}
+
 TEST("what cursors of a ring lose is counted by the numbers of events, however long these are")
 {
 	struct sb_fleet *fleet = alone(32, 64);

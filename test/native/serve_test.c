@@ -4,8 +4,12 @@
  */
 #include "test.h"
 
+#include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 static struct pair open_pair(void)
@@ -254,6 +258,99 @@ TEST("a handle of sb_worker_open cannot receive, for it has no memory for heads"
 	struct sb_call call;
 	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), -SB_EINVAL);
 	pair_close(&pair);
+}
+
+TEST("a streamed request is answered with UNSUPPORTED, and a length of six bytes with PROTOCOL")
+{
+	struct pair pair = open_pair();
+	struct sb_call call;
+	send_head(&pair, "\4\0\0\0\1\0\0\0/", 9, SB_GET | SB_STREAMS);
+	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 0);
+	CHECK_EQ(receive_status(&pair, "UNSUPPORTED"), 0);
+	SEND(&pair, "\4\0\0\0\x80\x80\x80\x80\x80\0\0\0\0");
+	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 0);
+	CHECK_EQ(receive_status(&pair, "PROTOCOL"), 0);
+	close_pair(&pair);
+}
+
+TEST("the body of an answer may lie anywhere, also in the request that it answers")
+{
+	struct pair pair = open_pair();
+	struct sb_call call;
+	SEND(&pair, "\4\0\0\0\1\0\0\0/");
+	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 1);
+	struct sb_answer answer = { .body = "echo", .body_bytes = 4, .content_type = "text/plain" };
+	CHECK_EQ(sb_worker_answer(pair.worker, &call, &answer), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+	const struct sb_event *event = event_at(&pair, 0);
+	CHECK_EQ(event->status_code, 200);
+	CHECK_EQ(event->body_bytes, 4);
+	CHECK_EQ(memcmp(response_arena(&pair, event->slot) + event->body_offset, "echo", 4), 0);
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, event->slot), 0);
+	close_pair(&pair);
+}
+
+/* ---- attaching over a real socket --------------------------------------------------------- */
+
+struct host { /* a client in a thread */
+	int32_t dir;
+	int listener;
+	struct sb_client *client;
+};
+
+static void *admit(void *argument)
+{
+	struct host *host = argument;
+	struct pollfd one = { .fd = host->listener, .events = POLLIN };
+	usleep(20000); /* the backlog is full, so the worker has to try again */
+	close(accept4(host->listener, NULL, NULL, SOCK_CLOEXEC));
+	CHECK_EQ(poll(&one, 1, 10000), 1);
+	int fd = accept4(host->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	CHECK(fd >= 0);
+	one.fd = fd;
+	CHECK_EQ(poll(&one, 1, 10000), 1); /* the JOIN */
+	usleep(20000); /* the worker polls at least once */
+	int32_t link = sb_link_offer(host->client, fd, 1);
+	CHECK(link >= 0);
+	uint8_t bytes[3 * SB_MESSAGE_MAX];
+	int64_t got;
+	bool goodbye = false; /* the last message */
+	do {
+		CHECK_EQ(poll(&one, 1, 10000), 1);
+		got = os_socket_receive(fd, bytes, sizeof bytes, NULL);
+		if (got >= 2) goodbye = bytes[got - 2] == SB_MSG_GOODBYE && bytes[got - 1] == 0;
+	} while (got > 0);
+	CHECK(goodbye);
+	sb_link_drop(host->client, (uint32_t)link, SB_DROP_DETACHED | SB_DROP_CLOSED);
+	close(fd);
+	return NULL;
+}
+
+TEST("a blocking worker attaches to a busy client that takes its time, and says goodbye at the end")
+{
+	char scratch[64];
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	scratch_open(scratch);
+	struct host host = { .dir = sb_dir_open(scratch, 0, 0), .listener = os_socket_open(),
+		                 .client = pair_client(4, 0) };
+	CHECK_EQ(os_socket_path(host.dir, "bus", address.sun_path, sizeof address.sun_path), 0);
+	CHECK_EQ(bind(host.listener, (struct sockaddr *)&address, sizeof address), 0);
+	CHECK_EQ(listen(host.listener, 0), 0);
+	int other = os_socket_open(); /* fills the backlog */
+	CHECK_EQ(connect(other, (struct sockaddr *)&address, sizeof address), 0);
+	pthread_t thread;
+	CHECK_EQ(pthread_create(&thread, NULL, admit, &host), 0);
+	struct sb_worker *worker = sb_worker_attach(scratch, "bus", 1, 10000);
+	CHECK(worker != NULL);
+	struct sb_call call;
+	CHECK_EQ(sb_worker_receive(worker, &call, 0), 0);
+	sb_worker_detach(worker);
+	pthread_join(thread, NULL);
+	sb_client_close(host.client);
+	close(other);
+	close(host.listener);
+	sb_fd_close(host.dir);
+	scratch_remove(scratch);
 }
 
 TEST("a failed attach ends in time with its reason, and leaves nothing open")

@@ -225,6 +225,24 @@ TEST("more bytes than there is room for, or than were sent, are refused and chan
 	pair_close(&pair);
 }
 
+TEST("a stream begins with a final status and a head that fits; a request given up is ESTALE")
+{
+	struct pair pair = pair_open(2, 2);
+	CHECK_EQ(send_request(&pair, 0), 0);
+	CHECK_EQ(take_request(&pair), 0);
+	uint32_t token = token_of(&pair);
+	CHECK_EQ(sb_slot_begin(pair.worker, 0, token, 8, 0), -SB_EINVAL);
+	CHECK_EQ(sb_slot_begin(pair.worker, 0, token, 8, 199), -SB_EINVAL);
+	CHECK_EQ(sb_slot_begin(pair.worker, 0, token, PAIR_HEAD + 1, 200), -SB_EINVAL);
+	CHECK_EQ(word_state(word_at(&pair, 0)), SB_CLAIMED);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 0), SB_ABANDONED);
+	CHECK_EQ(sb_slot_begin(pair.worker, 0, token, 8, 200), -SB_ESTALE);
+	CHECK_EQ(word_state(word_at(&pair, 0)), SB_FREE);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_FREED);
+	pair_close(&pair);
+}
+
 TEST("a full worker serves its streams and leaves requests where they are")
 {
 	struct pair pair = pair_open(2, 2);

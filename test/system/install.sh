@@ -2,11 +2,12 @@
 # Installs the missing Debian packages that the system checks, the proofs and the benches need. Prints nothing if none is missing.
 set -eu
 missing=
-for pair in gcc:gcc strace:strace setpriv:util-linux unshare:util-linux mount:mount nm:binutils spin:spin \
+for pair in gcc:gcc clang:clang strace:strace setpriv:util-linux unshare:util-linux mount:mount nm:binutils spin:spin \
 	python3:python3 qemu-aarch64:qemu-user chromium:chromium nginx:nginx-light wrk:wrk systemd-analyze:systemd; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a >/dev/null 2>&1 || missing="$missing libclang-rt-dev"
 [ -e /lib/ld-musl-x86_64.so.1 ] || missing="$missing musl"
 [ -e /usr/aarch64-linux-gnu/lib/libc.so.6 ] || missing="$missing libc6-arm64-cross"
 [ -z "$missing" ] && exit 0

@@ -5,6 +5,13 @@ import { join } from "node:path";
 import { expect, needTool, root, run } from "./checks.ts";
 
 export type Role = "client" | "worker" | Solo;
+/** What one process of a life runs under. */
+export interface Watch {
+  /** Options of strace. */
+  strace?: string[];
+  /** Traces the allocations, which strace does not see, and fails the n-th call of one allocator (0: none). */
+  allocation?: [call: string, n: number];
+}
 /** Roles without a second process: the bridge, and two members of a fleet, in a file or in memory. */
 type Solo = "bridge" | "fleet" | "memory";
 
@@ -60,14 +67,17 @@ class Life {
   }
 }
 
-export async function buildLife(folder: string): Promise<string> {
+/** Builds the program with `more` options of gcc. */
+export async function buildLife(folder: string, more: string[] = []): Promise<string> {
   const life = join(folder, "life");
   const sources = (name: string) => readdirSync(join(root, name)).map((file) => join(root, name, file));
   const files = [...sources("csrc"), ...sources("test/system/life")];
   const inputs = files.filter((file) => file.endsWith(".c") && !file.endsWith("os_macos.c"));
   // Static, so that the loader makes no calls.
   const flags = "-std=c11 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror -O1 -g -pthread -static";
-  await run([needTool("gcc"), ...flags.split(" "), "-fno-strict-aliasing", `-I${root}/csrc`, "-o", life, ...inputs]);
+  const wraps = ["malloc", "calloc", "realloc", "free", "pthread_create"].map((call) => `-Wl,--wrap=${call}`);
+  const options = [...flags.split(" "), ...wraps, ...more, "-fno-strict-aliasing", `-I${root}/csrc`];
+  await run([needTool("gcc"), ...options, "-o", life, ...inputs]);
   return life;
 }
 
@@ -83,11 +93,13 @@ export class Couple {
     this.trace = `${directory}.trace`;
   }
 
-  /** Runs both to their ends; the worker starts when the client listens. `traced` runs under strace with these options. */
-  async live(traced: Role | null, strace: string[]): Promise<Partial<Record<Role, Ending>>> {
+  /** Runs both to their ends; the worker starts when the client listens. `traced` is watched; it writes {@link trace}. */
+  async live(traced: Role | null, { strace, allocation }: Watch = {}): Promise<Partial<Record<Role, Ending>>> {
     const command = (role: Role) => {
-      const prefix = role === traced ? ["strace", "-f", "-qq", "-o", this.trace, ...strace] : [];
-      return [...prefix, this.#life, role, this.directory];
+      const words = [this.#life, role, this.directory];
+      if (role !== traced) return words;
+      if (allocation) words.push(this.trace, allocation[0], String(allocation[1]));
+      return strace ? ["strace", "-f", "-qq", "-o", this.trace, ...strace, ...words] : words;
     };
     if (isSolo(traced)) return { [traced]: await new Life(command(traced)).ending };
     const client = new Life(command("client"));
@@ -109,9 +121,9 @@ export class Couple {
 
   /** Expects that both run without a fault, after any earlier run, and leave nothing behind. */
   async expectClean(role: Role, when: string): Promise<void> {
-    const endings = isSolo(role) ? { [role]: await this.alone(role) } : await this.live(null, []);
+    const endings = isSolo(role) ? { [role]: await this.alone(role) } : await this.live(null);
     for (const [who, { text, code }] of Object.entries(endings)) {
-      const ok = code === 0 && /^end ok fds 0 maps 0$/m.test(text);
+      const ok = code === 0 && /^end ok fds 0 maps 0 blocks 0$/m.test(text);
       expect(ok, `a clean ${who} ${when} ended with ${code}: ${text}`);
     }
     expect(isSolo(role) || Object.keys(endings).length === 2, `no clean worker ran ${when}`);

@@ -16,8 +16,10 @@ import { checks as browser } from "./browser.ts";
 import { type Checks, Lacking, takeNotes } from "./checks.ts";
 import { checks as clocks } from "./clocks.ts";
 import { checks as containers } from "./containers.ts";
+import { checks as coverage, IN_BUN } from "./coverage.ts";
 import { checks as crossBuild } from "./crossbuild.ts";
 import { checks as descriptors } from "./descriptors.ts";
+import { checks as fuzz } from "./fuzz.ts";
 import { checks as installed } from "./installed.ts";
 import { checks as memory } from "./memory.ts";
 import { checks as nginx } from "./nginx.ts";
@@ -35,6 +37,8 @@ import { checks as versions } from "./versions.ts";
 /** Each group by the name of its file, without `.ts`. */
 const groups: { [name: string]: Checks } = {
   sanitizers,
+  coverage,
+  fuzz,
   crossbuild: crossBuild,
   package: packaged,
   reference,
@@ -61,6 +65,7 @@ const more: { [name: string]: string[] } = {
   installed: packed,
   reference: packed,
   systemd: ["docs"],
+  coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
 };
 

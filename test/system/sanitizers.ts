@@ -18,7 +18,7 @@ async function underGccSanitizers(): Promise<void> {
     const files = [...sources("csrc"), ...sources("test/native")];
     const flags =
       "-std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -O1 -g -pthread " +
-      "-fno-strict-aliasing -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all";
+      "-DSB_ASSERT -fno-strict-aliasing -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all";
     const program = join(folder, "test-asan");
     const inputs = files.filter((file) => file.endsWith(".c") && !file.endsWith("os_macos.c"));
     await run([gcc, ...flags.split(" "), `-I${root}/csrc`, "-o", program, ...inputs]);

@@ -1,6 +1,6 @@
 /**
  * Each system call of the library fails once, at its n-th time, for every n and every error that fits, or its process is
- * killed there. First with the client, worker and fleet of life/, in C, which make only the library's calls; then with Bun.
+ * killed there. Each allocation fails in the same way. First with the client, worker and fleet of life/, in C, which make only the library's calls; then with Bun.
  */
 
 import { readFileSync, rmSync } from "node:fs";
@@ -127,6 +127,16 @@ const CALLS: Record<Role, Record<string, string[]>> = {
   },
 };
 
+/** Allocators that the library calls in each role, itself or by the C library. Each of their calls fails once. */
+const ALLOCATORS: Record<Role, string[]> = {
+  client: ["malloc", "calloc"],
+  worker: ["calloc"],
+  bridge: ["calloc"],
+  fleet: ["malloc", "calloc", "realloc"],
+  memory: ["malloc", "calloc", "realloc"],
+};
+const isAllocator = (call: string) => call.endsWith("alloc") && call !== "fallocate";
+
 /** Calls that are retried, or whose failure only delays, when they return EINTR or EAGAIN. */
 const PATIENT = ["sendto", "recvmsg", "recvfrom", "connect", "futex", "poll", "madvise", "read", "write"];
 /** Calls with which the C library starts a thread. The main thread makes them too, so no n selects the second thread. */
@@ -165,6 +175,8 @@ interface Chain {
   fault: string;
   /** How often the call is made before the library makes it. */
   before: number;
+  /** The last n; none: until the call is not made that often. */
+  last?: number | undefined;
 }
 
 /** Whether a life may leave this file: it must not remove a lock that it does not hold. */
@@ -180,26 +192,27 @@ function mayLeave({ role, call, fault }: Chain, file: string): boolean {
 
 /** Fails the call at its first time, its second, … until it is not made that often. Resolves to how often it was made. */
 async function runChain(chain: Chain, couple: Couple, outcomes: Map<string, number>): Promise<number> {
-  const { role, call, fault, before } = chain;
+  const { role, call, fault, before, last = Infinity } = chain;
   const injection = fault === "KILL" ? "signal=KILL" : `error=${fault}`;
-  for (let n = 1; ; n++) {
+  for (let n = 1; n <= last; n++) {
     const what = `${role}, ${call} ${n}, ${fault}`;
     const strace = ["-e", `trace=${call}`, "-e", `inject=${call}:${injection}:when=${before + n}`];
     rmSync(couple.trace, { force: true });
-    const endings = await couple.live(role, strace);
+    const endings = await couple.live(role, isAllocator(call) ? { allocation: [call, n] } : { strace });
     const trace = readFileSync(couple.trace, "utf8");
     const met = fault === "KILL" ? trace.includes("killed by SIGKILL") : trace.includes("(INJECTED)");
     for (const [who, { text, code }] of Object.entries(endings)) {
       const victim = met && fault === "KILL" && who === role;
-      const end = /^end (.*) fds (-?\d+) maps (\d+)$/m.exec(text);
+      const end = /^end (.*) fds (-?\d+) maps (\d+) blocks (-?\d+)$/m.exec(text);
       if (victim) {
         expect(code === "SIGKILL" && !end, `${what}: the ${who} was not killed: ${code} ${text}`);
         continue;
       }
       expect(code === 0 && end !== null, `${what}: the ${who} ended with ${code}: ${text}`);
-      const [, result = "", fds, maps] = end!;
+      const [, result = "", fds, maps, blocks] = end!;
+      const left = `${fds} descriptors, ${maps} mappings and ${blocks} blocks of the heap`;
       expect(!result.includes("undocumented"), `${what}: the ${who} says ${result}`);
-      expect(fds === "0" && maps === "0", `${what}: the ${who} leaves ${fds} descriptors and ${maps} mappings`);
+      expect(fds === "0" && maps === "0" && blocks === "0", `${what}: the ${who} leaves ${left}`);
       expect(met || result === "ok", `${what}: the fault was not met, but the ${who} says ${result}`);
       const passing = (fault === "EINTR" || fault === "EAGAIN") && PATIENT.includes(call);
       expect(!passing || who !== role || result === "ok", `${what}: the ${who} gave up with ${result}`);
@@ -210,6 +223,7 @@ async function runChain(chain: Chain, couple: Couple, outcomes: Map<string, numb
     if (!met) return n - 1;
     await couple.expectClean(role, `after ${what}`);
   }
+  return last;
 }
 
 /** Runs all chains, a few at a time. Resolves to how often each fault was met. */
@@ -255,31 +269,65 @@ const onlyKill: Faults = () => ["KILL"];
 const BUS = ["client", "worker", "bridge"] as const;
 const FLEET = ["fleet", "memory"] as const;
 
-/** Returns the chains of the table, after it has compared the table with the calls of the library. */
-async function chainsOf(roles: readonly Role[], life: string, folder: string, faultsOf: Faults): Promise<Chain[]> {
-  const chains: Chain[] = [];
-  const couple = new Couple(life, join(folder, "whole"));
-  for (const role of roles) {
-    await couple.live(role, []);
-    const seen = readTrace(couple.trace);
-    const ours = [...seen].filter(([, counts]) => counts.ours > 0).map(([call]) => call);
-    const listed = Object.keys(CALLS[role]);
-    const [more, less] = [ours.filter((call) => !listed.includes(call)), listed.filter((call) => !ours.includes(call))];
-    expect(more.length + less.length === 0, `the ${role} also makes: ${more}; does not make: ${less}`);
-    for (const [call, errorsOfCall] of Object.entries(CALLS[role])) {
-      const before = seen.get(call)!.before;
-      if (UNREACHED.includes(call)) continue;
-      for (const fault of faultsOf(errorsOfCall)) chains.push({ role, call, fault, before });
-    }
-  }
-  return chains;
+function expectSame(seen: string[], listed: string[], role: Role): void {
+  const [more, less] = [seen.filter((call) => !listed.includes(call)), listed.filter((call) => !seen.includes(call))];
+  expect(more.length + less.length === 0, `the ${role} also makes: ${more}; does not make: ${less}`);
 }
 
-async function everyChain(roles: readonly Role[], faultsOf: Faults): Promise<void> {
+type MakeChains = (life: string, folder: string) => Promise<Chain[]>;
+
+/** Makes the chains of the table {@link CALLS}, after it has compared the table with the calls of the library. */
+const systemCalls =
+  (roles: readonly Role[], faultsOf: Faults, isBounded = false): MakeChains =>
+  async (life, folder) => {
+    const chains: Chain[] = [];
+    const couple = new Couple(life, join(folder, "whole"));
+    for (const role of roles) {
+      await couple.live(role, { strace: [] });
+      const seen = readTrace(couple.trace);
+      const ours = [...seen].filter(([, counts]) => counts.ours > 0).map(([call]) => call);
+      expectSame(ours, Object.keys(CALLS[role]), role);
+      for (const [call, errorsOfCall] of Object.entries(CALLS[role])) {
+        const { before, ours: times } = seen.get(call)!;
+        if (UNREACHED.includes(call)) continue;
+        const last = isBounded ? times : undefined;
+        for (const fault of faultsOf(errorsOfCall)) chains.push({ role, call, fault, before, last });
+      }
+    }
+    return chains;
+  };
+
+/** The same for the allocators. */
+const allocations: MakeChains = async (life, folder) => {
+  const chains: Chain[] = [];
+  const couple = new Couple(life, join(folder, "whole"));
+  for (const role of [...BUS, ...FLEET]) {
+    rmSync(couple.trace, { force: true });
+    await couple.live(role, { allocation: ["none", 0] });
+    const seen = readFileSync(couple.trace, "utf8").matchAll(/^1 (\w+)\(/gm);
+    expectSame([...new Set([...seen].map(([, call]) => call!))], ALLOCATORS[role], role);
+    for (const call of ALLOCATORS[role]) chains.push({ role, call, fault: "ENOMEM", before: 0 });
+  }
+  return chains;
+};
+
+async function everyChain(chainsFor: MakeChains): Promise<void> {
   needTool("strace");
   using place = new Place();
   const life = await buildLife(place.folder);
-  const chains = await chainsOf(roles, life, place.folder, faultsOf);
+  showHistogram(await runChains(await chainsFor(life, place.folder), life, place.folder));
+}
+
+/**
+ * Every allocation and system call fails as in the checks, except that no n is above the number of calls in a life without
+ * a fault: what the program does at its end, for `more` options of gcc, is left alone. Builds the program in `folder`.
+ */
+export async function everyFailure(folder: string, more: string[]): Promise<void> {
+  needTool("strace");
+  using place = new Place();
+  const life = await buildLife(folder, more);
+  const chains = await allocations(life, place.folder);
+  for (const roles of [BUS, FLEET]) chains.push(...(await systemCalls(roles, asListed, true)(life, place.folder)));
   showHistogram(await runChains(chains, life, place.folder));
 }
 
@@ -462,13 +510,15 @@ async function callsFailInBun<Role extends string>(
 
 export const checks: Checks = {
   "each failing system call of the library, at any time, is an error that slotbus.h names and leaves nothing behind":
-    () => everyChain(BUS, asListed),
+    () => everyChain(systemCalls(BUS, asListed)),
   "each failing system call of a fleet, at any time, is an error that fleet.h names and leaves nothing behind": () =>
-    everyChain(FLEET, asListed),
+    everyChain(systemCalls(FLEET, asListed)),
+  "each failing allocation of the library, at any time, is an error that its header names and leaves nothing behind":
+    () => everyChain(allocations),
   "a client or worker killed at any system call leaves the other side intact and nothing to clean up": () =>
-    everyChain(BUS, onlyKill),
+    everyChain(systemCalls(BUS, onlyKill)),
   "a member killed at any system call leaves a fleet that can be joined, and only files that the next join removes":
-    () => everyChain(FLEET, onlyKill),
+    () => everyChain(systemCalls(FLEET, onlyKill)),
   "a failing system call under Bun is a typed error or no error; there, and where the process is killed, the other side still works":
     () => callsFailInBun(BUN_CALLS, meetInBun),
   "a failing system call under Bun in a fleet is a typed error or no error, and a member killed there harms no other":

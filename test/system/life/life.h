@@ -2,12 +2,12 @@
  * life.h - the whole life of a client, a worker and a member of a fleet without Bun, so that strace
  * can fail each system call of the library.
  *
- *     life client|worker|bridge|reopen|fleet|memory|quiet DIRECTORY
+ *     life client|worker|bridge|reopen|fleet|memory|quiet DIRECTORY [TRACE CALL N]
  *
  * The program itself only makes calls that the library never makes (readv, writev, ppoll, accept4,
  * openat2, close_range ...), so that a fault meets the library alone. The library works between
- * getpgid(-1) and getpgid(-2). The last line says how the life ended: "end RESULT fds N maps N",
- * with the numbers of descriptors and mappings that are left.
+ * getpgid(-1) and getpgid(-2). The last line says how the life ended: "end RESULT fds N maps N
+ * blocks N", with the numbers of descriptors, mappings and blocks of the heap that are left.
  */
 #ifndef LIFE_H
 #define LIFE_H
@@ -25,7 +25,9 @@ enum { LIMIT_MS = 10000, HANDSHAKE_MS = 2000 };
 #define LIBRARY(call)                                                                           \
 	__extension__({                                                                             \
 		syscall(SYS_getpgid, -1);                                                               \
+		in_library = true;                                                                      \
 		__auto_type result_ = (call);                                                           \
+		in_library = false;                                                                     \
 		syscall(SYS_getpgid, -2);                                                               \
 		result_;                                                                                \
 	})
@@ -43,6 +45,11 @@ void say(const char *line);
 /* Waits until fd is readable; false if the time runs out. */
 bool readable(int fd, int milliseconds);
 void close_fd(int fd);
+
+extern _Thread_local bool in_library;
+extern uint32_t heap_blocks; /* allocated and not freed */
+/* Fails the n-th call of an allocator by the library, and traces all of them (allocate.c). */
+void fail_allocation(const char *trace, const char *call, uint32_t n);
 
 extern void (*clean_up)(void); /* runs before a life ends in any way */
 

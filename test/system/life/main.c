@@ -20,6 +20,7 @@ enum { FILES = 64 }; /* more than a life opens */
 void (*clean_up)(void);
 
 static int fds_before;
+static uint32_t blocks_before;
 
 void say(const char *line)
 {
@@ -77,8 +78,9 @@ void end(const char *result, ...)
 	vsnprintf(text, sizeof text, result, arguments);
 	va_end(arguments);
 	if (clean_up != NULL) clean_up();
-	snprintf(line, sizeof line, "end %s fds %d maps %d", text, open_files() - fds_before,
-	         mapped_regions());
+	snprintf(line, sizeof line, "end %s fds %d maps %d blocks %d", text,
+	         open_files() - fds_before, mapped_regions(),
+	         (int)(load_seq(&heap_blocks) - blocks_before));
 	say(line);
 	_exit(0);
 }
@@ -150,7 +152,9 @@ int main(int count, char **words)
 	mallopt(M_TRIM_THRESHOLD, 16 << 20);
 	mallopt(M_TOP_PAD, 1 << 20);
 	free(malloc(1));
+	if (count == 6) fail_allocation(words[3], words[4], (uint32_t)atoi(words[5]));
 	fds_before = open_files();
+	blocks_before = heap_blocks;
 	if (strcmp(words[1], "client") == 0) client_life(words[2]);
 	if (strcmp(words[1], "worker") == 0) worker_life(words[2]);
 	if (strcmp(words[1], "bridge") == 0) bridge_life();

@@ -1,5 +1,5 @@
 /*
- * fleet.c - two members of a fleet in one process, from the creation of its file to the last member
+ * member.c - two members of a fleet in one process, from the creation of its file to the last member
  * that removes it; then a fleet in memory.
  */
 #include "life.h"

@@ -1,0 +1,27 @@
+/** Lines of csrc that no test takes, in groups, each with its reason. coverage.ts fails when another line is not taken. */
+
+export const UNTAKEN: { reason: string; lines: Record<string, string[]> }[] = [
+  {
+    reason: "Another process would have to act between two calls of this one, a hundred times in a row or just once.",
+    lines: {
+      "attach.c": ["return -SB_EAGAIN;"],
+      "os_linux.c": ["close(statm);", "statm = -1;"],
+    },
+  },
+  {
+    reason: "Only on Linux before 6.5, which has no SO_PEERPIDFD, and if the peer ends between two calls.",
+    lines: { "os_linux.c": ["if (pidfd >= 0) close(pidfd);", "return -SB_ECLOSED;"] },
+  },
+  {
+    reason: "Only in a kernel without memory for a signalfd, when the launcher starts.",
+    lines: { "launcher/launcher.c": ['say("error", errno);', "return 127;"] },
+  },
+  {
+    reason:
+      "Cannot be taken: the loop ends before; the process has killed itself; gcov counts no head of an endless loop.",
+    lines: {
+      "attach.c": ["case ATTACHED: break;"],
+      "launcher/launcher.c": ["return 128 + WTERMSIG(status);", "for (;;) {"],
+    },
+  },
+];
