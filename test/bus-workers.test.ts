@@ -298,10 +298,11 @@ describe("workers of a bus", () => {
     await using space = new Workspace();
     using warnings = heard();
     const bus = await start(space, { min: 2, max: 2, restart: { backoff: { initial: 20 }, healthyAfter: 300 } });
-    for (let bad = 0; bad < 12; bad++) {
-      await rejection(bus.request({ path: "/exit", query: "1" }, { timeout: 10_000 }));
-    }
-    await until(() => bus.supervisor!.isDown, "the pool is paused");
+    // Twelve are enough, unless a worker stays up for longer than healthyAfter on a busy machine.
+    await until(async () => {
+      if (!bus.supervisor!.isDown) await rejection(bus.request({ path: "/exit", query: "1" }, { timeout: 2_000 }));
+      return bus.supervisor!.isDown;
+    }, "the pool is paused");
     await until(() => bus.workers.length === 0, "nobody is attached");
     const from = performance.now();
     const error = await rejection<NoWorkerError>(bus.request({ path: "/" }));

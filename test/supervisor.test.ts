@@ -94,19 +94,19 @@ describe("start and stop", () => {
   });
 
   test("each worker gets only the steps of the ladder that it needs, and the report names the last step", async () => {
-    const cases: [string, string, ExitReport["how"]][] = [
-      ["end of input", echo, "end of input"],
-      ["SIGTERM", "echo ready; while :; do sleep 0.1; done", "SIGTERM"],
-      ["SIGKILL", stubborn, "SIGKILL"],
+    const cases: [string, string, PoolOptions["stop"]][] = [
+      ["end of input", echo, { ...quick, endOfInput: 4_000 }],
+      ["SIGTERM", "echo ready; while :; do sleep 0.1; done", { ...quick, term: 4_000 }],
+      ["SIGKILL", stubborn, quick],
     ];
-    for (const [signal, text, how] of cases) {
-      const supervisor = await pool(text, { stop: quick });
+    for (const [how, text, stop] of cases) {
+      const supervisor = await pool(text, { stop });
       const [pid] = pids(supervisor);
       const from = performance.now();
       const [report] = await supervisor.close();
       const ms = performance.now() - from;
-      expect([report!.how, report!.pid, lives(pid!)]).toEqual([how, pid!, false]);
-      expect(report!.signal).toBe(signal.startsWith("SIG") ? signal : null);
+      expect([report!.how as string, report!.pid, lives(pid!)]).toEqual([how, pid!, false]);
+      expect(report!.signal as string | null).toBe(how.startsWith("SIG") ? how : null);
       if (how === "SIGTERM") expect(ms).toBeGreaterThan(290);
       if (how === "SIGKILL") expect(ms).toBeGreaterThan(590);
       expect(ms).toBeLessThan(5_000);

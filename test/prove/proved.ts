@@ -14,7 +14,7 @@ export const SHARE = 0.05;
 
 /** Debian's packages that the proofs and the system checks need (`test/system/install.sh`). */
 const PACKAGES =
-  "gcc libc6-dev spin strace util-linux binutils musl qemu-user libc6-arm64-cross chromium nginx-light python3 systemd";
+  "gcc libc6-dev spin strace util-linux binutils musl qemu-user libc6-arm64-cross chromium nginx-light python3 systemd clang libclang-rt-dev";
 
 /** Files below folders, or files, as paths in the checkout. */
 export function filesOf(paths: string[], root = checkout): string[] {
