@@ -1,6 +1,7 @@
 /** Heads and bodies in an arena. */
 
 import { expect, test } from "bun:test";
+import fc from "fast-check";
 import {
   Arena,
   bodyLength,
@@ -77,20 +78,68 @@ test("a head that was cut, lengthened or changed in its table is malformed", () 
   expect(refused).toBeGreaterThan(30);
 });
 
+test("any head is read as it was written", () => {
+  const text = fc.string({ unit: "binary", maxLength: 60 }).map((one) => one.replaceAll(/[\r\n\0]/g, "-"));
+  const name = fc.stringMatching(/^[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,20}$/);
+  const pairs = { maxLength: 9 };
+  fc.assert(
+    fc.property(
+      fc.tuple(text, text, text, text),
+      fc.array(fc.tuple(text, text), pairs),
+      fc.array(fc.tuple(name, text), pairs),
+      (first, parameters, headers) => {
+        const strings = [...first, ...parameters.flat(), ...headers.flat()];
+        const head = new Head(encoded(strings, parameters.length), leading);
+        expect(head.strings(0, head.count)).toEqual(strings);
+        expect([head.parameters, head.headers.entries()]).toEqual([parameters.length, headers]);
+      },
+    ),
+    {
+      numRuns: 200,
+      examples: [
+        [["", "", "", ""], [], []],
+        [["\ufeff", "\ufffd", "\u0080", "\u007f"], [["", ""]], [["n", "\u{10ffff}"]]],
+        [["a\ud83c", "\udf89b", "", ""], [], []], // two halves of one character, in two strings
+        [["x".repeat(127), "é".repeat(128), "€".repeat(8_191), "x".repeat(16_384)], [], []],
+        [["", "", "", ""], Array(300).fill(["", "€"]), Array(300).fill(["n", ""])],
+      ],
+    },
+  );
+});
+
 test("random bytes either are malformed or can be read; nothing else happens", () => {
   let refused = 0;
-  for (let i = 0; i < 20_000; i++) {
-    const bytes = crypto.getRandomValues(new Uint8Array(i % 60));
-    if (i % 2) bytes.fill(0, 1, 4); // with few strings: likelier to pass
+  let read = 0;
+  const isMalformed = (bytes: Uint8Array): void => {
     try {
       const head = new Head(bytes, 1);
       expect(head.strings(0, head.count).length).toBe(head.count);
+      read++;
     } catch (error) {
       if ((error as SlotbusError).code !== "PROTOCOL") throw error;
       refused++;
     }
-  }
-  expect(refused).toBeGreaterThan(15_000);
+  };
+  const few = fc.uint8Array({ maxLength: 60 }).map((bytes) => bytes.fill(0, 1, 4)); // few strings: likelier to pass
+  const hard = [
+    [],
+    [1, 0, 0],
+    [1, 0, 0, 0],
+    [1, 0, 1, 0, 0], // more parameters than pairs
+    [255, 255, 0, 0],
+    [1, 0, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0], // a length of six bytes
+    [1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x7f], // a length near 2^35
+    [1, 0, 0, 0, 0x81, 0x00, 0x61], // a length with a byte too many
+    [1, 0, 0, 0, 2, 0xc3, 0xa9], // as many bytes as units, but not ASCII
+    [1, 0, 0, 0, 1, 0xe2, 0x82],
+    [3, 0, 0, 0, 0, 1, 1, 0xf0, 0x9f, 0x8e, 0x89], // one character in two strings
+  ].map((bytes): [Uint8Array] => [Uint8Array.from(bytes)]);
+  fc.assert(fc.property(fc.oneof(fc.uint8Array({ maxLength: 60 }), few), isMalformed), {
+    numRuns: 5_000,
+    examples: hard,
+  });
+  expect(refused).toBeGreaterThan(3_000);
+  expect(read).toBeGreaterThan(3);
 });
 
 test("a head may have exactly the limit; one byte more is refused with both numbers", () => {

@@ -102,7 +102,7 @@ describe("calls", () => {
         expect(await client.echo(list)).toEqual(plain);
         expect(await all(client.each(list))).toEqual(plain);
       }),
-      { numRuns: 100 },
+      { numRuns: 100, examples: [[[]], [["", "\0", "\ud800", "\u2028", -0, 1e300]], [[{ ["__proto__"]: [null] }]]] },
     );
     expect(await client.echo(undefined)).toBeUndefined();
     expect(await client.echo(null)).toBeNull();
@@ -1374,6 +1374,7 @@ test("of a worker's failure the client keeps 16 differences and names, and 8 KiB
 });
 
 describe("frames", () => {
+  const everywhere = Array.from({ length: 400 }, (_, place) => place);
   const frame = fc.record({
     kind: fc.constantFrom(FRAME.value, FRAME.bytes),
     payload: fc.uint8Array({ maxLength: 300 }),
@@ -1398,6 +1399,14 @@ describe("frames", () => {
           frames.map(({ kind, payload }) => [kind, Buffer.from(payload).toString("hex")]),
         );
       }),
+      {
+        examples: [
+          [[], everywhere],
+          [Array(20).fill({ kind: FRAME.value, payload: new Uint8Array(0) }), everywhere],
+          [[{ kind: FRAME.bytes, payload: encodeFrame(FRAME.end, "") }], everywhere], // a payload that looks like frames
+          [[{ kind: FRAME.value, payload: new Uint8Array(300).fill(255) }], everywhere],
+        ],
+      },
     );
   });
 
