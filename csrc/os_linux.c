@@ -226,6 +226,13 @@ bool os_leave_cpu(uint32_t cpu)
 	return true;
 }
 
+bool os_has_cpus(void)
+{
+	cpu_set_t allowed;
+	/* A failure means more processors than fit into the set. */
+	return sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) > 1;
+}
+
 /* A socket pair and not an eventfd, because event loops can adopt sockets. */
 bool os_event_open(int ends[2])
 {

@@ -58,6 +58,7 @@ int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
 void os_futex_wake(uint32_t *word) {}
 uint32_t os_cpu(void) { return 0; }
 bool os_leave_cpu(uint32_t cpu) { return false; }
+bool os_has_cpus(void) { return false; }
 int32_t os_dir_traverse(const char *path)
 {
 	return unsupported();

@@ -275,6 +275,7 @@ int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns);
 void os_futex_wake(uint32_t *word);
 uint32_t os_cpu(void);           /* processor on which this thread runs */
 bool os_leave_cpu(uint32_t cpu); /* false: the thread's affinity allows no other */
+bool os_has_cpus(void);          /* whether the thread may run on more than one processor */
 uint64_t os_file_size_limit(void);
 int32_t os_dir_traverse(const char *path);        /* opens a directory that we may not list */
 bool os_dir_set_mode(int fd, uint32_t mode);      /* for a descriptor of os_dir_traverse */

@@ -120,7 +120,7 @@ static bool may_pass(int32_t error)
 bool worker_can_serve(struct sb_worker *worker)
 {
 	worker->head = malloc(2 * (size_t)worker->map.header.head_limit + ID_BYTES);
-	worker->spin_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;
+	worker->spin_ns = os_has_cpus() ? SPIN_NS : 0;
 	return worker->head != NULL;
 }
 

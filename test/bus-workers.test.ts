@@ -1,7 +1,7 @@
 /** Workers that a bus starts itself. */
 
 import { describe, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -191,6 +191,25 @@ describe("workers of a bus", () => {
     expect([ClosedError.name, WorkerDiedError.name]).toContain((await lost).name);
     await closed;
     expect(bus.stats().unsettledAtEnd).toBe(0);
+  });
+
+  test("the error has the signal when the launcher of the worker runs late", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 60_000 } } });
+    const [pid] = pids(bus);
+    const [, launcher] = /^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))!;
+    const patient = rejection<WorkerDiedError>(bus.request({ path: "/slow", query: "60000" }));
+    const late = rejection<WorkerDiedError>(bus.request({ path: "/slow", query: "60000" }, { timeout: 300 }));
+    await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
+    process.kill(Number(launcher), "SIGSTOP");
+    process.kill(pid!, "SIGKILL");
+    const errors = [await late];
+    process.kill(Number(launcher), "SIGCONT");
+    errors.push(await patient);
+    expect(errors.map(({ code, signal }) => [code, signal])).toEqual([
+      ["WORKER_DIED", null], // its timeout did not allow a longer wait
+      ["WORKER_DIED", "SIGKILL"],
+    ]);
   });
 
   test("the error has no exit code or signal when the bus did not start the worker", async () => {

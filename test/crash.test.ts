@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { WorkerDiedError, NoWorkerError, RequestTimeoutError } from "../src/index.ts";
-import { pattern, rejection, same, until, Workspace } from "./support.ts";
+import { type Child, pattern, rejection, same, until, Workspace } from "./support.ts";
 
 /** Longest time in ms from a process's death to its report on a busy machine. The soak checks its 99th percentile. */
 const NOTICE_MS = 500;
@@ -71,12 +71,15 @@ test.each([10_000, Infinity])(
   "an idempotent request (timeout %p) whose worker is killed runs once more elsewhere, after that worker has ended",
   async (timeout) => {
     await using space = new Workspace();
-    const { bus, child: doomed } = await space.remote("worker.ts");
-    const pending = bus.request({ path: "/slow", query: "300", body: "again" }, { idempotent: true, timeout });
-    await doomed.line("got /slow");
-    process.kill(doomed.pid, "SIGSTOP"); // or it may answer before the other worker has started
-    const heir = space.child("worker.ts");
+    const { bus, child } = await space.remote("worker.ts");
+    const children = [child, space.child("worker.ts")];
     await bus.ready({ workers: 2 });
+    const pending = bus.request({ path: "/slow", query: "300", body: "again" }, { idempotent: true, timeout });
+    const hasRequest = ({ lines }: Child): boolean => lines.includes("got /slow");
+    await until(() => children.some(hasRequest), "a worker runs the request");
+    const doomed = children.find(hasRequest)!;
+    const heir = children.find((one) => one !== doomed)!;
+    process.kill(doomed.pid, "SIGSTOP"); // or it may answer before its end
     expect(heir.lines.includes("got /slow")).toBe(false);
     await doomed.kill();
     const response = await pending;

@@ -11,8 +11,10 @@ import type { Connection } from "./wire.ts";
 
 /** Time between two checks whether a process has ended, in ms. */
 const POLL_MS = 2;
-/** Longest wait for the exit report of a process after its connection ended, in ms. */
-const REPORT_MS = 100;
+/** Longest wait for the exit report of a process after its connection ended, in ms. On a busy machine it comes late. */
+const REPORT_MS = 1_000;
+/** Longest such wait of a request that times out meanwhile, in ms. */
+const LATE_MS = 100;
 
 /** Polls the process of each first worker until it has ended. */
 export class Retries {
@@ -60,7 +62,8 @@ export class Retries {
     const exit = canWait ? supply?.exitOf(connection) : null;
     if (!exit) return fail(null);
     this.#buried.add(exchange);
-    const timer = startTimer(this.#clock, REPORT_MS, () => fail(null));
+    const left = exchange.timeoutMs - (this.#clock.now() - exchange.extra.startedAt);
+    const timer = startTimer(this.#clock, Math.min(REPORT_MS, Math.max(LATE_MS, left)), () => fail(null));
     void exit.then((report) => {
       timer.close();
       fail(report);

@@ -136,7 +136,10 @@ export class Hub extends Closing<HubEvents> {
     return this.#control.url;
   }
 
-  /** Handles a request. Call it inside your own `Bun.serve`, which needs `idleTimeout: 255`. Never rejects. */
+  /**
+   * Handles a request. Never rejects. Call it inside your own `Bun.serve`, which needs `idleTimeout: 255`, and `maxRequestBodySize`
+   * if `payloadBytes` is above 128 MiB.
+   */
   readonly fetch = (request: Request, server?: AnyServer): Response | Promise<Response> => {
     const began = performance.now();
     const headers: RequestHeaders = request.headers.toJSON(); // faster than reading each header

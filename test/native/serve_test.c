@@ -6,6 +6,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -351,6 +352,22 @@ TEST("a blocking worker attaches to a busy client that takes its time, and says 
 	close(host.listener);
 	sb_fd_close(host.dir);
 	scratch_remove(scratch);
+}
+
+TEST("a worker that may run on one processor only does not spin")
+{
+	struct pair pair = open_pair();
+	cpu_set_t allowed, one;
+	CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
+	CHECK_EQ(pair.worker->spin_ns > 0, CPU_COUNT(&allowed) > 1);
+	CPU_ZERO(&one);
+	CPU_SET(os_cpu(), &one);
+	CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+	free(pair.worker->head);
+	CHECK(worker_can_serve(pair.worker));
+	CHECK_EQ(pair.worker->spin_ns, 0);
+	CHECK(sched_setaffinity(0, sizeof allowed, &allowed) == 0);
+	close_pair(&pair);
 }
 
 TEST("a failed attach ends in time with its reason, and leaves nothing open")

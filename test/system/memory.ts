@@ -1,54 +1,18 @@
 /** Too little memory, address space, file size or disk space. */
 
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { type Checks, expect, Lacking, limit, needRoot, needTool, note, Place, Program, program } from "./checks.ts";
+import { type Books, Bus } from "./bus.ts";
+import { Group } from "./cgroup.ts";
+import { type Checks, expect, limit, needRoot, needTool, note, Place, Program, program } from "./checks.ts";
 import { expectWell, FILE, Member } from "./fleet.ts";
 
-/** A memory cgroup, version 1 or 2, with a limit. */
-class MemoryGroup implements Disposable {
-  readonly folder: string;
-
-  constructor(limit: number) {
-    needRoot();
-    const first = "/sys/fs/cgroup/memory";
-    const second = "/sys/fs/cgroup";
-    const old = existsSync(join(first, "memory.limit_in_bytes"));
-    this.folder = join(old ? first : second, `slotbus-system-${process.pid}`);
-    try {
-      mkdirSync(this.folder);
-      writeFileSync(join(this.folder, old ? "memory.limit_in_bytes" : "memory.max"), `${limit}`);
-    } catch (cause) {
-      throw new Lacking(`cannot create a memory cgroup: ${(cause as Error).message}`);
-    }
-  }
-
-  /** Returns a command that runs `command` in the group. */
-  inside(command: string[]): string[] {
-    return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', this.folder, ...command];
-  }
-
-  [Symbol.dispose](): void {
-    rmdirSync(this.folder);
-  }
-}
+const MEBIBYTE = 2 ** 20;
 
 async function memoryLimitIsAnError(): Promise<void> {
-  const mebibyte = 1024 * 1024;
-  const warm = `${16 * mebibyte}`; // for four slots, both ways: 128 MiB, more than the group has
+  const warm = `${16 * MEBIBYTE}`; // for four slots, both ways: 128 MiB, more than the group has
   using place = new Place();
-  using group = new MemoryGroup(120 * mebibyte);
+  await using group = new Group("memory", 120 * MEBIBYTE);
   await using client = new Program(group.inside(program("client", place.directory, "", warm)));
   await client.expectLine("listening");
   await using refused = new Program(program("worker", place.directory));
@@ -63,21 +27,39 @@ async function memoryLimitIsAnError(): Promise<void> {
   await worker.expectLine("attached");
 }
 
-/** The kernel kills the largest process of the group: the worker, not the client. */
+/**
+ * The kernel kills the largest process of the group: a worker, not the client. The request that caused it fails and says so, all
+ * others succeed, and the worker is replaced; twice.
+ */
 async function outOfMemoryIsReported(): Promise<void> {
   using place = new Place();
-  using group = new MemoryGroup(400 * 1024 * 1024);
-  await using client = new Program(
-    group.inside([process.execPath, join(import.meta.dir, "hungry.ts"), place.directory]),
-  );
-  const line = await client.expectLine("SIGKILL 1 ");
-  const reason = "; meanwhile the out-of-memory killer killed 1 process of this cgroup";
-  expect(line.includes(reason), `the error does not name the out-of-memory killer: ${line}`);
+  await using group = new Group("memory", 500 * MEBIBYTE);
+  const workers = { min: 2, max: 2, startupTimeout: 60_000, restart: { backoff: { initial: 20 } } };
+  await using bus = await Bus.start(place, { timeout: 60_000, workers }, group.inside([]));
+  for (let kills = 1; kills <= 2; kills++) {
+    const before = (await bus.answer("workers", "workers")).split(",");
+    const processes = kills === 1 ? "1 process" : "2 processes"; // the second victim also ran during the first kill
+    await bus.tell("eat");
+    const lines: string[] = [];
+    const said = (start: string): string => lines.find((line) => line.startsWith(start)) ?? "";
+    while (!(said("died ") && said("done "))) lines.push(await bus.line());
+    expect(said("died ") === `died SIGKILL ${kills}`, `the event says: ${said("died ")}`);
+    const ate = said("ate ");
+    expect(ate.startsWith(`ate WORKER_DIED SIGKILL ${kills} true `), `the request that ate says: ${ate}`);
+    const reason = `; meanwhile the out-of-memory killer killed ${processes} of this cgroup`;
+    expect(ate.includes(reason), `the error does not name the out-of-memory killer: ${ate}`);
+    const others = JSON.parse(said("asked ").slice("asked ".length)) as Books;
+    expect(others.ok === 200, `other requests failed: ${JSON.stringify(others.errors)}`);
+    await bus.order("ready 2");
+    const after = (await bus.answer("workers", "workers")).split(",");
+    const survivors = after.filter((pid) => before.includes(pid));
+    expect(survivors.length === 1, `of the workers ${before} there are ${after} after a kill`);
+    expect((await bus.answer("each", "each")) === "2", "not every worker answers after a kill");
+  }
+  await bus.quit();
 }
 
 // ---- limits of a process ---------------------------------------------------------------------------------------
-
-const MEBIBYTE = 2 ** 20;
 
 /** Returns the size of a process's address space in bytes. */
 function addressSpace(pid: number): number {
@@ -314,7 +296,8 @@ async function limitPreventsAFleet(what: "as" | "fsize", tooLittle: (pid: number
 
 export const checks: Checks = {
   "a memory cgroup without room for a region causes an error and does not end the client": memoryLimitIsAnError,
-  "a worker that the out-of-memory killer killed is reported with that reason": outOfMemoryIsReported,
+  "a worker that the out-of-memory killer killed is reported with that reason and replaced; no other request fails":
+    outOfMemoryIsReported,
   "too little address space for a region causes only an error, in the client or in the worker": () =>
     limitIsAnError("as", (pid) => addressSpace(pid) + 512 * MEBIBYTE),
   "a file size limit below the size of a region causes only an error": () => limitIsAnError("fsize", () => MEBIBYTE),

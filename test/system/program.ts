@@ -14,43 +14,13 @@
 import { dlopen, FFIType } from "bun:ffi";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import type { BusResponse, SlotBus, SlotbusError, SlotWorker } from "../../src/index.ts";
+import { type Command, describe, obey as carryOut, say } from "./orders.ts";
 
 const name = "system";
 const [role = "", directory = "", uids = "", inline = "16384"] = process.argv.slice(2);
 
-function say(line: string): void {
-  process.stdout.write(`${line}\n`);
-}
-
-function describe(error: unknown): string {
-  const { name, code = name, message, retryable } = error as Partial<SlotbusError>;
-  return `error ${code}: ${message}${retryable ? " [retryable]" : ""}`;
-}
-
 function cString(text: string): Buffer {
   return Buffer.from(`${text}\0`);
-}
-
-type Command = (...words: string[]) => Promise<void> | void;
-
-/** Carries out the commands of standard input until `quit` or its end. Prints the errors of commands and continues. */
-async function obey(commands: Record<string, Command>): Promise<void> {
-  const decoder = new TextDecoder();
-  let rest = "";
-  for await (const chunk of Bun.stdin.stream()) {
-    const lines = (rest + decoder.decode(chunk)).split("\n");
-    rest = lines.pop() ?? "";
-    for (const line of lines) {
-      if (line === "quit") return;
-      const [word = "", ...words] = line.split(" ");
-      try {
-        await (commands[word] ?? own[word]!)(...words);
-      } catch (error) {
-        say(describe(error));
-      }
-      say(`done ${line}`);
-    }
-  }
 }
 
 /** Commands of every role. */
@@ -89,6 +59,8 @@ const own: Record<string, Command> = {
     );
   },
 };
+
+const obey = (commands: Record<string, Command>): Promise<void> => carryOut({ ...own, ...commands });
 
 async function client(): Promise<void> {
   const { SlotBus: Bus } = await import("../../src/index.ts");

@@ -21,16 +21,19 @@ import { checks as crossBuild } from "./crossbuild.ts";
 import { checks as descriptors } from "./descriptors.ts";
 import { checks as fuzz } from "./fuzz.ts";
 import { checks as installed } from "./installed.ts";
+import { checks as large } from "./large.ts";
 import { checks as memory } from "./memory.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as processes } from "./processes.ts";
+import { checks as processors } from "./processors.ts";
 import { checks as reference } from "./reference.ts";
 import { HARD, checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
 import { checks as stdio } from "./stdio.ts";
 import { checks as syscalls } from "./syscalls.ts";
 import { checks as systemd } from "./systemd.ts";
+import { checks as tls } from "./tls.ts";
 import { checks as users } from "./users.ts";
 import { checks as versions } from "./versions.ts";
 
@@ -45,10 +48,13 @@ const groups: { [name: string]: Checks } = {
   installed,
   silence,
   syscalls,
+  large,
   memory,
+  tls,
   users,
   descriptors,
   processes,
+  processors,
   containers,
   versions,
   clocks,

@@ -30,7 +30,7 @@ class PublicPlace extends Place {
     cpSync(process.execPath, this.#bun, { dereference: true });
     chmodSync(this.#bun, 0o755);
     cpSync(findLibrary(), this.#library, { dereference: true });
-    for (const name of ["src", "test/system/program.ts", "test/system/member.ts"]) {
+    for (const name of ["src", ...["program", "orders", "member"].map((file) => `test/system/${file}.ts`)]) {
       cpSync(join(root, name), join(this.folder, name), { recursive: true });
     }
   }
