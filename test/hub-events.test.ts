@@ -261,6 +261,24 @@ describe("a route of events", () => {
     again.close();
   });
 
+  test("after the hub has forgotten a path, a client that reconnects gets a notice that events are missing", async () => {
+    await using stage = await Stage.open({ sse: { maxPaths: 1 } });
+    await stage.worker();
+    const emitter = stage.emitter();
+    const first = await Listener.open(stage, "/w/feed/a");
+    for (let i = 0; i < 2; i++) await emitter.ssePush("/w/feed/a", "n", `old ${i}`);
+    await until(() => first.events.length === 2, "both events");
+    first.close();
+    const hasLeft = async (): Promise<boolean> => (await emitter.ssePush("/w/feed/a", "n", "old")) === 0;
+    await until(hasLeft, "the client has left");
+    await emitter.ssePush("/w/feed/b", "n", ""); // takes the only place
+    for (let i = 0; i < 4; i++) await emitter.ssePush("/w/feed/a", "n", `new ${i}`);
+    const second = await Listener.open(stage, "/w/feed/a", first.events[1]!.id);
+    await until(() => second.data.includes("new 3"), "the newest event");
+    expect(second.data).toEqual(['{"lost":null}', "new 0", "new 1", "new 2", "new 3"]);
+    second.close();
+  });
+
   test("a worker that comes back is notified of the clients that stayed", async () => {
     await using stage = await Stage.open();
     const worker = await stage.serve(noting());

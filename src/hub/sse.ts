@@ -31,6 +31,7 @@ export class EventStreams {
   readonly #registry: Registry;
   readonly #options: ResolvedHubOptions;
   readonly #epoch = Math.floor(Date.now()).toString(36);
+  #logs = 0;
   readonly #all: Stream;
   /** Streams by path, normalised with {@link plainPath}. */
   readonly #channels = new Map<string, Channel>();
@@ -189,7 +190,9 @@ export class EventStreams {
 
   #makeStream(): Stream {
     const { maxReplay, replayBytes } = this.#options.sse;
-    return { log: new EventLog(this.#epoch, maxReplay, replayBytes), clients: new Set() };
+    // A path that was forgotten counts from 1 again, so its ids must differ from the old ones.
+    const epoch = `${this.#epoch}.${(this.#logs++).toString(36)}`;
+    return { log: new EventLog(epoch, maxReplay, replayBytes), clients: new Set() };
   }
 
   async #tell(

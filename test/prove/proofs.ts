@@ -13,5 +13,6 @@ export const proofs: { [name: string]: ProofProgram } = {
   stalls: { program: "test/prove/stalls.ts", again: "whole" },
   soak: { program: "test/prove/soak.ts", again: "whole" },
   "fleet-soak": { program: "test/prove/fleet-soak.ts", again: "whole" },
+  hub: { program: "test/prove/hub.ts", again: "whole" },
   stdio: { program: "test/prove/stdio.ts", again: "whole" },
 };

@@ -1,0 +1,23 @@
+/** `hub/server.ts`: the hub of the proof. Waits for "go", and reports its port. */
+
+import { Hub } from "../../../src/hub/index.ts";
+import { count, HUB, type HubReport, type Order, SSE, TIMEOUT_MS } from "./rooms.ts";
+
+let hub: Hub;
+
+function say(report: HubReport): void {
+  process.send!(report);
+}
+
+process.on("disconnect", () => process.exit(0));
+process.on("message", async (order: Order) => {
+  if (order === "go") {
+    hub = await Hub.start({ name: HUB, port: 0, timeout: TIMEOUT_MS, slots: 8, sse: SSE });
+    say({ is: "open", port: Number(hub.url!.port) });
+  }
+  if (order === "count") say(count());
+  if (order !== "end") return;
+  await hub.close();
+  process.exit(0);
+});
+say({ is: "loaded" });
