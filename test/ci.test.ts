@@ -215,6 +215,14 @@ test("a hash covers imports, includes, files that a text names and the size, not
   }
 });
 
+test("packages that a check installs in a folder of its inputs do not count as inputs", () => {
+  using place = new Place();
+  mkdirSync(join(place.folder, "docs/node_modules/lunr"), { recursive: true });
+  writeFileSync(join(place.folder, "docs/hub.md"), "");
+  writeFileSync(join(place.folder, "docs/node_modules/lunr/test.js"), "function (_, _) {}");
+  expect(filesOf(["docs"], place.folder)).toEqual(["docs/hub.md"]);
+});
+
 test("every file of the proofs and the models belongs to a proof", () => {
   const inputs = new Inputs();
   const known = new Set(Object.values(proofs).flatMap((proof) => inputsOf(proof, inputs)));

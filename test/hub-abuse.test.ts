@@ -452,7 +452,7 @@ describe("an event", () => {
       await until(() => stream.text.includes("retry"), "the last event");
       const body = stream.text.split("\r\n\r\n").slice(1).join("\r\n\r\n");
       for (const line of body.split(/[\r\n]+/))
-        expect(line).toMatch(/^(?::?|[0-9a-f]+|id: \w+-\d+|event: t|data: .*)$/);
+        expect(line).toMatch(/^(?::?|[0-9a-f]+|id: [\w.]+-\d+|event: t|data: .*)$/);
       stream.close();
     }
   });

@@ -5,6 +5,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Cells } from "./replay/cells.ts";
 import { type Chosen, Choices } from "./replay/choices.ts";
+import { Runner } from "./replay/runner.ts";
 import { runWorld } from "./replay/worlds.ts";
 
 const SEEDS = 300;
@@ -32,7 +33,7 @@ test(`${SEEDS} worlds keep every promise`, async () => {
   }
   expect(calls).toBeGreaterThan(50 * SEEDS); // a world whose client dies early has fewer
   expect([...cells.exchange.wrong, ...cells.connection.wrong]).toEqual([]);
-}, 60_000);
+}, 180_000);
 
 test("the same seed gives the same world, and so does the list of its choices", async () => {
   const recorded = Choices.ofSeed(11, true);
@@ -46,3 +47,16 @@ test("the same seed gives the same world, and so does the list of its choices", 
     expect(other.time.steps).toBe(first.time.steps);
   }
 });
+
+test("a world that never ends is ended and fails, and other worlds run after it", async () => {
+  const runner = new Runner();
+  try {
+    const endless = await runner.world({ choices: [{ name: "world never ends", value: 1 }] }, 300);
+    expect(endless.failure).toStartWith("the world never ends");
+    const { worlds, calls, failed } = await runner.seeds(1, 3);
+    expect({ worlds, failed }).toEqual({ worlds: 3, failed: null });
+    expect(calls).toBeGreaterThan(0);
+  } finally {
+    await runner.close();
+  }
+}, 180_000);

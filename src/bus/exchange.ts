@@ -399,6 +399,7 @@ export class Exchange {
   /** Called when the stream of the response is over. */
   #leftStream(): void {
     this.#endStreams();
+    if (this.hasSource) endSource(this.request.body); // the connection ended before this side saw the claim
     if (this.kind === "stream") this.owner.over(this);
   }
 

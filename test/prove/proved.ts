@@ -16,13 +16,14 @@ export const SHARE = 0.05;
 const PACKAGES =
   "gcc libc6-dev spin strace util-linux binutils musl qemu-user libc6-arm64-cross chromium nginx-light python3 systemd clang libclang-rt-dev";
 
-/** Files below folders, or files, as paths in the checkout. */
+/** Files below folders, or files, as paths in the checkout; without installed packages. */
 export function filesOf(paths: string[], root = checkout): string[] {
   return paths.flatMap((path) => {
     if (!existsSync(join(root, path))) return [];
     if (statSync(join(root, path)).isFile()) return [path];
     const all = readdirSync(join(root, path), { recursive: true, withFileTypes: true });
-    return all.filter((one) => one.isFile()).map((one) => relative(root, join(one.parentPath, one.name)));
+    const files = all.filter((one) => one.isFile()).map((one) => relative(root, join(one.parentPath, one.name)));
+    return files.filter((file) => !file.includes("node_modules/"));
   });
 }
 

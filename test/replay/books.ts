@@ -1,7 +1,6 @@
 /** The books of a world: what was called, what ran, and which bytes each source gave. Kept outside of the library. */
 
 import type { StreamSource } from "../../src/bus/body-writer.ts";
-import { sleep } from "../../src/clock.ts";
 import type { Die } from "./choices.ts";
 import type { Link } from "./link.ts";
 import type { Host as Process } from "./processes.ts";
@@ -11,14 +10,19 @@ export class Planned extends Error {
   override readonly name = "Planned";
 }
 
+/** Bytes of key 0; a source and a body are shorter. */
+const pattern = Uint8Array.from({ length: 4_096 }, (_, offset) => offset * 11 + (offset >> 6) * 5);
+
 /** Returns the byte at `offset` of the stream or body with this key. */
 function byteAt(key: number, offset: number): number {
-  return (key * 37 + offset * 11 + (offset >> 6) * 5) & 255;
+  return (key * 37 + pattern[offset]!) & 255;
 }
 
 /** Returns `length` bytes of the stream or body with this key, from `from` on. */
 export function bytesFor(key: number, from: number, length: number): Uint8Array {
-  return Uint8Array.from({ length }, (_, index) => byteAt(key, from + index));
+  const bytes = new Uint8Array(length);
+  for (let index = 0; index < length; index++) bytes[index] = byteAt(key, from + index);
+  return bytes;
 }
 
 /** Returns the first offset at which `bytes` differ from the stream with this key at `from`; -1 if they are equal. */
@@ -48,11 +52,17 @@ export class Source {
   readonly #hangsAt: number;
   #wake: (() => void) | null = null;
 
-  constructor(key: number, host: Process, die: Die) {
+  readonly #paceMs: number;
+  /** The error with which it failed. */
+  error: Planned | null = null;
+
+  /** `paceMs`: gives small chunks, each after at most this time; 0: as it comes. */
+  constructor(key: number, host: Process, die: Die, paceMs = 0) {
     this.key = key;
     this.host = host;
     this.#die = die;
-    this.total = die.small("source bytes", 1_500);
+    this.#paceMs = paceMs;
+    this.total = paceMs > 0 ? 300 + die.below("paced bytes", 900) : die.small("source bytes", 1_500);
     this.kind = KINDS[die.below("source kind", 4)]!;
     this.#failsAt = die.chance("source fails", 150) ? die.below("source fails at", this.total + 1) : Infinity;
     this.#hangsAt = die.chance("source hangs", 60) ? die.below("source hangs at", this.total + 1) : Infinity;
@@ -136,8 +146,9 @@ export class Source {
       await promise;
       return null;
     }
-    const ms = this.#die.rarely("source delay", 250, 30);
-    if (ms > 0) await sleep(this.host, ms);
+    const pace = this.#paceMs;
+    const ms = pace > 0 ? 1 + this.#die.below("pace", pace) : this.#die.rarely("source delay", 250, 30);
+    if (ms > 0) await this.host.pause(ms);
     return this.#take();
   }
 
@@ -145,7 +156,7 @@ export class Source {
     if (this.ended) return null;
     if (this.given >= this.#failsAt) {
       this.ended = "failed";
-      throw new Planned("the source failed");
+      throw (this.error = new Planned("the source failed"));
     }
     const left = Math.min(this.total, this.#failsAt, this.kind === "sync" ? Infinity : this.#hangsAt) - this.given;
     if (left === 0 && this.given < this.total && this.kind !== "sync") return new Uint8Array(0);
@@ -153,11 +164,18 @@ export class Source {
       this.ended = "done";
       return null;
     }
-    const length = Math.min(left, 1 + this.#die.small("chunk", 400));
+    const most = this.#paceMs > 0 ? 60 : 400;
+    const length = Math.min(left, 1 + this.#die.small("chunk", most));
     const chunk = bytesFor(this.key, this.given, length);
     this.given += length;
     return chunk;
   }
+}
+
+/** A generator that began in a process: it must run its `finally`. */
+export interface Inside {
+  readonly host: Process;
+  isInside: boolean;
 }
 
 /** One run of a handler. */
@@ -176,6 +194,10 @@ export class Run {
   /** Items of a contract's stream that the handler gave. */
   items = 0;
   isAborted = false;
+  /** A generator of items that began. */
+  inside: Inside | null = null;
+  /** Number of items that it had given when it stopped reading its own; -1: it has not stopped. */
+  leftAt = -1;
 
   constructor(index: number, host: Process, link: Link) {
     this.index = index;
@@ -201,6 +223,8 @@ export class Call {
   readonly links = new Set<Link>();
   /** Sources that the caller passed. */
   readonly sources: Source[] = [];
+  /** Generators of items that the caller passed and that began. */
+  readonly inside: Inside[] = [];
   settledAt = -1;
   /** How the call ended, for messages. */
   outcome = "";
@@ -213,6 +237,24 @@ export class Call {
   /** Whether the caller stopped reading the response. */
   isCancelled = false;
   isContract = false;
+  /** Whether it was made through `fetch`. */
+  isFetch = false;
+  /** Error that its input of items ended with, and the time of it. */
+  inputError: Planned | null = null;
+  inputFailedAt = Infinity;
+  /** Id of the worker that must run it; `null`: any may. */
+  boundTo: number | null = null;
+  /** Whether its bus got its request. */
+  isAsked = false;
+  /** Whether it reads items, so that it settles later than its timeout. */
+  readsItems = false;
+  /** Whether it accepts only some workers, or none that is not there yet. */
+  isChoosy = false;
+  idleMs = Infinity;
+  /** Limit of {@link StreamedResponse.bytes}, in bytes. */
+  bytesLimit = Infinity;
+  /** When the limits of its streamed response are due, in ms; `null` before the response began. */
+  limits: { deadlineAt: number; idleAt(): number } | null = null;
   /** Whether the response was read to its end. */
   isRead = false;
   /** Bytes of a streamed response that could be read when its connection ended. */

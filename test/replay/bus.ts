@@ -1,5 +1,6 @@
 /** A client and its workers, as the world starts them. */
 
+import type { Asker } from "../../src/bus/call.ts";
 import { Dispatcher } from "../../src/bus/dispatcher.ts";
 import type { ResolvedBusOptions } from "../../src/bus/options.ts";
 import { Receiver } from "../../src/bus/receiver.ts";
@@ -7,6 +8,7 @@ import { ClosedError } from "../../src/errors.ts";
 import type { Die } from "./choices.ts";
 import { Process } from "./clock.ts";
 import { handlerOf } from "./contracts.ts";
+import { expectNoTimers } from "./limits.ts";
 import type { BusProcess, WorkerProcess } from "./processes.ts";
 import { HEAD_BYTES, PAYLOAD_BYTES } from "./sizes.ts";
 import { ReplayWire } from "./wire.ts";
@@ -14,7 +16,7 @@ import { ReplayWorker } from "./worker.ts";
 import type { World } from "./world.ts";
 
 /** Chooses the options of a bus. */
-export function chooseOptions(die: Die, isCalm: boolean) {
+export function chooseOptions({ isCalm, theme }: World, die: Die) {
   return {
     slots: 4,
     payloadBytes: PAYLOAD_BYTES,
@@ -22,10 +24,38 @@ export function chooseOptions(die: Die, isCalm: boolean) {
     inlineBytes: 64,
     timeout: isCalm ? Infinity : [300, 900, 120][die.small("timeout", 3)]!,
     queue: {
-      limit: [100, 4, 20][die.small("queue", 3)]!,
-      policy: die.chance("queue waits", 200) ? ("wait" as const) : ("reject" as const),
+      limit: theme === "full" && !isCalm ? 1 + die.below("short queue", 4) : [100, 4, 20][die.small("queue", 3)]!,
+      policy: die.chance("queue waits", theme === "full" ? 20 : 200) ? ("wait" as const) : ("reject" as const),
     },
   };
+}
+
+/** Returns what a client of a contract and `fetch` use. */
+export function askerOf(bus: Pick<BusProcess, "name" | "options" | "ask">): Asker {
+  const { name, options } = bus;
+  return {
+    name,
+    options,
+    request: (request, given = {}) => bus.ask(request, given, "copy"),
+    stream: (request, given = {}) => bus.ask(request, given, "stream"),
+  } as Asker;
+}
+
+/** Makes a request. A bus that refuses it must have a full queue. */
+export function askOn(
+  world: World,
+  bus: BusProcess,
+  ...what: Parameters<Dispatcher["ask"]>
+): ReturnType<Dispatcher["ask"]> {
+  const { dispatcher, name, overloaded } = bus;
+  world.asked(what[0]);
+  const response = dispatcher.ask(...what);
+  if (bus.overloaded > overloaded) {
+    const { queued } = dispatcher.stats();
+    const { limit } = bus.options.queue;
+    world.expect(queued >= limit, `${name} refused a request with ${queued} of ${limit} requests in its queue`);
+  }
+  return response;
 }
 
 /** Drains and closes a bus. */
@@ -39,11 +69,13 @@ export async function closeBus(world: World, bus: BusProcess, limitMs: number): 
   world.closing(bus);
   await dispatcher.close();
   bus.isClosed = true;
+  expectNoTimers(world, host, bus.name);
 }
 
 /** Chooses the options of a worker. `reconnectMs`: pause before it attaches again; 0: it does not. */
-export function chooseWorker(die: Die): { concurrency: number; reconnectMs: number } {
-  const concurrency = 1 + die.below("concurrency", 4);
+export function chooseWorker({ theme }: World, die: Die): { concurrency: number; reconnectMs: number } {
+  const drawn = 1 + die.below("concurrency", theme === "full" ? 2 : 4);
+  const concurrency = theme === "hostile" ? 4 : drawn;
   return { concurrency, reconnectMs: die.chance("stays away", 200) ? 0 : 5 + die.small("reconnect", 60) };
 }
 
@@ -54,10 +86,14 @@ export class Bus implements BusProcess {
   readonly host: Process;
   readonly options: ResolvedBusOptions;
   readonly dispatcher: Dispatcher;
+  readonly asker: Asker;
   readonly wire: ReplayWire;
   readonly workers: Worker[] = [];
   isClosing = false;
   isClosed = false;
+  readyCalls = 0;
+  busyAt = 0;
+  calledAt = 0;
   readonly #world: World;
 
   constructor(world: World, index: number) {
@@ -66,9 +102,9 @@ export class Bus implements BusProcess {
     const die = world.choices.die(this.name);
     this.die = die;
     this.host = new Process(world.time, 100 + index, die);
-    const options = { name: this.name, ...chooseOptions(die, world.isCalm), spin: 0, allowedUids: [], directory: "" };
+    const options = { name: this.name, ...chooseOptions(world, die), spin: 0, allowedUids: [], directory: "" };
     this.options = options as unknown as ResolvedBusOptions;
-    const isHostile = die.chance("hostile", 30);
+    const isHostile = die.chance("hostile", world.theme === "hostile" ? 300 : 30);
     let made: ReplayWire;
     this.dispatcher = new Dispatcher(
       this.options,
@@ -78,6 +114,15 @@ export class Bus implements BusProcess {
       (events) => (made = new ReplayWire(world.net, this.host, this.options, events, isHostile)),
     );
     this.wire = made!;
+    this.asker = askerOf(this);
+  }
+
+  get overloaded(): number {
+    return this.wire.statistics.counters.overloaded;
+  }
+
+  ask(...what: Parameters<Dispatcher["ask"]>): ReturnType<Dispatcher["ask"]> {
+    return askOn(this.#world, this, ...what);
   }
 
   /** Starts a worker in its own process. */
@@ -116,8 +161,13 @@ export class Worker implements WorkerProcess {
     const die = world.choices.die(this.name);
     this.die = die;
     this.host = new Process(world.time, (bus.host.pid - 99) * 1_000 + index, die);
-    const { concurrency, reconnectMs } = chooseWorker(die);
-    const options = { bus: bus.name, concurrency, reconnectMs, isHostile: die.chance("hostile", 40) };
+    const { concurrency, reconnectMs } = chooseWorker(world, die);
+    const options = {
+      bus: bus.name,
+      concurrency,
+      reconnectMs,
+      isHostile: die.chance("hostile", world.theme === "hostile" ? 600 : 40),
+    };
     let made: ReplayWorker;
     const events = {
       connected: () => {},
@@ -143,5 +193,6 @@ export class Worker implements WorkerProcess {
     const isDrained = this.wire.running === 0 || this.host.now() >= until;
     this.#world.expect(isDrained, `${this.name} was not drained`);
     this.wire.close(new ClosedError(this.name));
+    expectNoTimers(this.#world, this.host, this.name);
   }
 }

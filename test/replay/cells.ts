@@ -29,11 +29,24 @@ export class Table {
     this.#impossible = impossible;
   }
 
+  hasEvent(event: string): boolean {
+    return this.#eventAt.has(event);
+  }
+
   hit(state: string, event: string): void {
     const column = this.#eventAt.get(event);
     const row = this.#stateAt.get(state);
     if (row === undefined || column === undefined) throw new Error(`${this.title} has no cell ${state} / ${event}`);
     this.#counts[row * this.events.length + column]!++;
+  }
+
+  get counts(): number[] {
+    return [...this.#counts];
+  }
+
+  /** Adds the {@link counts} of another table of the same kind. */
+  add(counts: readonly number[]): void {
+    for (const [index, count] of counts.entries()) this.#counts[index]! += count;
   }
 
   count(state: string, event: string): number {
@@ -186,4 +199,10 @@ export class Cells {
     ],
     connections,
   );
+
+  /** Adds the counts of other worlds: of exchanges, then of connections. */
+  add([exchanges = [], connections = []]: readonly (readonly number[])[]): void {
+    this.exchange.add(exchanges);
+    this.connection.add(connections);
+  }
 }

@@ -33,30 +33,40 @@ function mix(a: number, b: number, c: number): number {
   return (hash ^ (hash >>> 15)) >>> 0;
 }
 
+/** What watches or restricts the choices of a seed. */
+interface Hooks {
+  /** Called with each recorded choice. */
+  readonly saw?: (chosen: Chosen) => void;
+  /** Says which choices are 0, by owner and label. */
+  readonly leavesOut?: ((owner: string, label: string) => boolean) | undefined;
+}
+
 /** The choices of one world. */
 export class Choices {
   readonly #seed: number;
   readonly #list: ReadonlyMap<string, number> | null;
   readonly #taken: Chosen[] | null;
 
-  /** @internal Says which choices are 0, by owner and label; `null`: none. */
-  readonly leavesOut: ((owner: string, label: string) => boolean) | null;
+  readonly #saw: Hooks["saw"];
+  /** @internal Says which choices are 0, by owner and label. */
+  readonly leavesOut: Hooks["leavesOut"];
 
   private constructor(
     seed: number,
     list: ReadonlyMap<string, number> | null,
     isRecording: boolean,
-    leavesOut: Choices["leavesOut"] = null,
+    { saw, leavesOut }: Hooks = {},
   ) {
-    this.leavesOut = leavesOut;
     this.#seed = seed;
     this.#list = list;
     this.#taken = isRecording ? [] : null;
+    this.#saw = saw;
+    this.leavesOut = leavesOut;
   }
 
-  /** Choices made from a seed. `isRecording`: {@link taken} lists them. `leavesOut`: which choices are 0. */
-  static ofSeed(seed: number, isRecording = false, leavesOut: Choices["leavesOut"] = null): Choices {
-    return new Choices(seed, null, isRecording, leavesOut);
+  /** Choices made from a seed. `isRecording`: {@link taken} lists them. */
+  static ofSeed(seed: number, isRecording = false, hooks?: Hooks): Choices {
+    return new Choices(seed, null, isRecording, hooks);
   }
 
   /** Choices taken from a list; a choice that is not in the list is 0. */
@@ -84,6 +94,11 @@ export class Choices {
     return this.#taken !== null;
   }
 
+  /** @internal Whether values come from a list. */
+  get isListed(): boolean {
+    return this.#list !== null;
+  }
+
   /** @internal Returns the value for `name` from the list. */
   known(name: string): number {
     return this.#list?.get(name) ?? 0;
@@ -91,8 +106,18 @@ export class Choices {
 
   /** @internal */
   note(name: string, value: number): void {
-    if (value !== 0) this.#taken?.push({ name, value });
+    if (value === 0) return;
+    const chosen = { name, value };
+    this.#taken?.push(chosen);
+    this.#saw?.(chosen);
   }
+}
+
+/** A label, and the number of choices with it. */
+interface Label {
+  readonly label: string;
+  readonly hash: number;
+  count: number;
 }
 
 /** Makes the choices of one owner. The k-th choice with the same label has the name "owner label #k". */
@@ -100,7 +125,9 @@ export class Die {
   readonly #choices: Choices;
   readonly owner: string;
   readonly #hash: number;
-  readonly #counts = new Map<string, number>();
+  /** Label of the last choice. */
+  #entry: Label | null = null;
+  readonly #labels = new Map<string, Label>();
 
   constructor(choices: Choices, owner: string, hash: number) {
     this.#choices = choices;
@@ -110,39 +137,50 @@ export class Die {
 
   /** Returns a number from 0 to `n - 1`, each with the same probability. */
   below(label: string, n: number): number {
-    return this.#choose(label, n, (bits) => Math.floor((bits / 0x1_0000_0000) * n));
+    const bits = this.#bits(label);
+    return this.#result(n, bits < 0 ? 0 : Math.floor((bits / 0x1_0000_0000) * n));
   }
 
   /** Returns a number from 0 to `n - 1`, mostly a small one. */
   small(label: string, n: number): number {
-    return this.#choose(label, n, (bits) => Math.floor((bits / 0x1_0000_0000) ** 3 * n));
+    const part = this.#bits(label) / 0x1_0000_0000;
+    return this.#result(n, part < 0 ? 0 : Math.floor(part * part * part * n));
   }
 
   /** Returns `true` with a probability of `perMille` / 1000. */
   chance(label: string, perMille: number): boolean {
-    return this.#choose(label, 2, (bits) => (bits % 1_000 < perMille ? 1 : 0)) === 1;
+    return this.#result(2, this.#bits(label) % 1_000 < perMille ? 1 : 0) === 1;
   }
 
   /** With a probability of `perMille` / 1000 a number from 1 to `n - 1`, otherwise 0. */
   rarely(label: string, perMille: number, n: number): number {
-    return this.#choose(label, n, (bits) => (bits % 1_000 < perMille ? 1 + ((bits >>> 10) % (n - 1)) : 0));
+    const bits = this.#bits(label);
+    return this.#result(n, bits % 1_000 < perMille ? 1 + ((bits >>> 10) % (n - 1)) : 0);
   }
 
   /** Returns `true` with a seed, and with a list only if the list says so: a failure keeps only the things that it needs. */
   exists(label: string): boolean {
-    return this.#choose(label, 2, () => 1) === 1;
+    this.#bits(label);
+    return this.#result(2, 1) === 1;
   }
 
-  #choose(label: string, n: number, valueOf: (bits: number) => number): number {
-    const count = this.#counts.get(label) ?? 0;
-    this.#counts.set(label, count + 1);
+  /** Returns the random bits for the next choice with this label; -1 if its value comes from a list. */
+  #bits(label: string): number {
+    let entry = this.#labels.get(label);
+    if (!entry) this.#labels.set(label, (entry = { label, hash: hashOf(label), count: 0 }));
+    this.#entry = entry;
+    return this.#choices.bits(this.#hash, entry.hash, entry.count++);
+  }
+
+  /** Returns `value`, or the value of the list, and notes it. */
+  #result(n: number, value: number): number {
     const choices = this.#choices;
+    const { label, count } = this.#entry!;
     if (choices.leavesOut?.(this.owner, label)) return 0;
-    const bits = choices.bits(this.#hash, hashOf(label), count);
-    if (bits >= 0 && !choices.isNamed) return valueOf(bits);
-    const name = count === 0 ? `${this.owner} ${label}` : `${this.owner} ${label} #${count}`;
-    const value = bits >= 0 ? valueOf(bits) : Math.min(n - 1, choices.known(name));
-    choices.note(name, value);
-    return value;
+    if (!choices.isNamed) return value;
+    const name = count === 1 ? `${this.owner} ${label}` : `${this.owner} ${label} #${count - 1}`;
+    const result = choices.isListed ? Math.min(n - 1, choices.known(name)) : value;
+    choices.note(name, result);
+    return result;
   }
 }

@@ -54,7 +54,9 @@ export class VirtualTime {
     for (; this.steps < limit; this.steps++) {
       const first = this.#heap[0];
       if (this.#turn.length > 0 && !(first && first.at <= this.now)) {
-        for (const run of this.#turn.splice(0)) {
+        const turn = this.#turn;
+        this.#turn = [];
+        for (const run of turn) {
           run();
           drainMicrotasks();
         }
@@ -104,8 +106,10 @@ export class Process implements Clock {
   #stoppedAt = 0;
   /** Time until which the process is stopped (SIGSTOP), in ms. */
   #stoppedUntil = 0;
-  /** Time of the last timer of the library that ran, in ms. */
-  lastTimer = 0;
+  /** What came due while the process was stopped. */
+  readonly #waiting: (() => void)[] = [];
+  /** Number of timers of the library that have not fired and are not closed. */
+  timers = 0;
 
   constructor(time: VirtualTime, pid: number, die: Die) {
     this.time = time;
@@ -132,7 +136,16 @@ export class Process implements Clock {
   stop(ms: number): void {
     if (!this.isStopped) this.#stoppedAt = this.time.now;
     this.#stoppedUntil = Math.max(this.#stoppedUntil, this.time.now + ms);
+    this.time.after(ms, this.#goOn);
   }
+
+  /** Runs what waited for the end of the stop, in the order in which it came: frames do not overtake each other. */
+  readonly #goOn = (): void => {
+    while (this.#waiting.length > 0 && !this.isStopped && !this.isDead) {
+      this.#waiting.shift()!();
+      drainMicrotasks();
+    }
+  };
 
   /** Whether the process was stopped within the last `ms`. */
   wasStopped(ms: number): boolean {
@@ -153,23 +166,30 @@ export class Process implements Clock {
   later(ms: number, run: () => void): Task {
     return this.time.after(ms, () => {
       if (this.isDead) return;
-      if (this.isStopped) this.later(this.#stoppedUntil - this.time.now, run);
+      if (this.isStopped || this.#waiting.length > 0) this.#waiting.push(run);
       else run();
     });
   }
 
   readonly now = (): number => (this.time.now += this.time.cost);
 
+  /** Resolves after `ms`, for code of the world: unlike a timer of the library, it is not counted. */
+  pause(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.later(Math.ceil(ms), resolve));
+  }
+
   readonly after = (ms: number, done: () => void): Timer => {
     let isOpen = true;
-    this.later(Math.max(0, Math.ceil(ms)), () => {
-      if (!isOpen) return;
-      this.lastTimer = this.time.now;
-      done();
-    });
+    this.timers++;
     const close = (): void => {
+      if (isOpen) this.timers--;
       isOpen = false;
     };
+    this.later(Math.max(0, Math.ceil(ms)), () => {
+      if (!isOpen) return;
+      close();
+      done();
+    });
     return { close, ref: () => {}, unref: () => {} };
   };
 

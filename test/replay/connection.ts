@@ -120,7 +120,10 @@ export class ReplayConnection implements Connection, PipeOwner, End {
 
   send(exchange: Exchange): "sent" | "gone" | "full" {
     const { heads, arena, options, watch } = this.#wire;
-    if (this.room <= 0) watch.broken("send without room");
+    if (this.room <= 0) {
+      watch.broken("send without room");
+      throw new Error("send without room"); // "full" would be chosen again without end
+    }
     if (exchange.carrier !== null || exchange.isSettled || exchange.isQueued)
       watch.broken("send of an exchange in use");
     const parameters = exchange.collect(heads);

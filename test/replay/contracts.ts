@@ -1,10 +1,8 @@
 /** A contract, its handlers, and the calls that clients make through it. */
 
-import type { Asker } from "../../src/bus/call.ts";
-import { sleep } from "../../src/clock.ts";
 import { makeClient } from "../../src/contract/client.ts";
 import type { CallContext } from "../../src/contract/context.ts";
-import { contract, type Handlers, items, rpc, stream } from "../../src/contract/contract.ts";
+import { type Client, contract, type Handlers, items, rpc, stream } from "../../src/contract/contract.ts";
 import { Implementations } from "../../src/contract/implementations.ts";
 import type { Schema } from "../../src/contract/schema.ts";
 import { ContractError, ContractMismatchError, RemoteError, SlotbusError, ValidationError } from "../../src/errors.ts";
@@ -12,6 +10,7 @@ import { type Call, Planned, type Run } from "./books.ts";
 import { optionsOf } from "./callers.ts";
 import type { Die } from "./choices.ts";
 import { beginRun, handle } from "./handlers.ts";
+import { expectItemsEnd, expectWithin } from "./limits.ts";
 import type { BusProcess as Bus, Host as Process } from "./processes.ts";
 import type { Claimed, World } from "./world.ts";
 
@@ -53,6 +52,8 @@ const older = contract("shop", {
 
 type Context = CallContext<{ REFUSED: Schema<number> }>;
 
+/** Time in which a source of items ends after its reader said "enough", in ms: its own pauses. */
+const ENOUGH_MS = 60;
 /** Largest number of items. */
 const ITEMS = 24;
 
@@ -72,7 +73,7 @@ export function handlerOf(
   const one = async (input: number, ctx: Context): Promise<number> => {
     const { call, run, die: own } = begin(ctx as CallContext);
     if (!world.isTainted(run.link)) world.expect(input === call.index, `call ${call.index}: its input is ${input}`);
-    await sleep(run.host, own.small("handler time", 60));
+    await run.host.pause(own.small("handler time", 60));
     const how = own.below("answer", 8);
     if (how >= 5) run.outcome = "threw";
     if (how === 5) throw ctx.errors.REFUSED(call.index);
@@ -81,7 +82,8 @@ export function handlerOf(
   };
   const many = async function* (input: number, ctx: Context): AsyncGenerator<string, void, void> {
     const { call, run, die: own } = begin(ctx as CallContext);
-    const state = world.enter(run.host);
+    const state = (run.inside = world.enter(run.host));
+    expectItemsEnd(world, call, run, state);
     try {
       const total = own.below("items", ITEMS);
       const failsAt = own.chance("fails", 200) ? own.below("fails at", ITEMS) : Infinity;
@@ -89,7 +91,7 @@ export function handlerOf(
         if (index === failsAt) run.outcome = "threw";
         if (index === failsAt)
           throw own.chance("declared", 500) ? ctx.errors.REFUSED(index) : new Planned("the items failed");
-        await sleep(run.host, own.rarely("item delay", 200, 20));
+        await run.host.pause(own.rarely("item delay", 200, 20));
         run.items++;
         yield itemAt(call, index);
       }
@@ -102,16 +104,21 @@ export function handlerOf(
   const sum = async (input: AsyncIterable<string>, ctx: CallContext): Promise<number> => {
     const { call, run, die: own } = begin(ctx);
     const leavesAt = own.chance("leaves the items", 200) ? own.below("leaves at", ITEMS) : Infinity;
-    for await (const item of input) {
-      const isRight = item === itemAt(call, run.read) || world.isTainted(run.link);
-      world.expect(isRight, `call ${call.index}: item ${run.read} is ${item}`);
-      if (++run.read > leavesAt) break;
+    try {
+      for await (const item of input) {
+        const isRight = item === itemAt(call, run.read) || world.isTainted(run.link);
+        world.expect(isRight, `call ${call.index}: item ${run.read} is ${item}`);
+        if (++run.read > leavesAt) break;
+      }
+    } catch (error) {
+      if (!own.chance("responds despite the error", 400)) throw error;
     }
     return run.read;
   };
   const relay = async function* (input: AsyncIterable<string>, ctx: CallContext): AsyncGenerator<string, void, void> {
     const { call, run, die: own } = begin(ctx);
-    const state = world.enter(run.host);
+    const state = (run.inside = world.enter(run.host));
+    expectItemsEnd(world, call, run, state);
     try {
       const leavesAt = own.chance("leaves the items", 200) ? own.below("leaves at", ITEMS) : Infinity;
       for await (const item of input) {
@@ -120,6 +127,12 @@ export function handlerOf(
         run.items++;
         yield item;
         if (++run.read > leavesAt) break;
+      }
+      run.leftAt = run.items;
+      for (let more = own.below("items after its input", 6); more > 0; more--) {
+        await run.host.pause(own.below("item delay", 40));
+        run.items++;
+        yield itemAt(call, run.items - 1);
       }
       run.outcome = "nothing";
     } finally {
@@ -144,12 +157,18 @@ export function handlerOf(
 async function* itemsOf(world: World, call: Call, state: { given: number }): AsyncGenerator<string, void, void> {
   const { die, host } = call;
   const inside = world.enter(host);
+  call.inside.push(inside);
   try {
     const total = die.below("items", ITEMS);
-    const failsAt = die.chance("items fail", 150) ? die.below("items fail at", ITEMS) : Infinity;
+    const failsAt = die.chance("items fail", world.odds("items", 350, 150))
+      ? die.below("items fail at", ITEMS)
+      : Infinity;
     for (let index = 0; index < total; index++) {
-      if (index === failsAt) throw new Planned("the source failed");
-      await sleep(host, die.rarely("item delay", 200, 20));
+      if (index === failsAt) {
+        call.inputFailedAt = world.time.now;
+        throw (call.inputError = new Planned("the source failed"));
+      }
+      await host.pause(die.rarely("item delay", 200, 20));
       state.given++;
       yield itemAt(call, index);
     }
@@ -158,23 +177,36 @@ async function* itemsOf(world: World, call: Call, state: { given: number }): Asy
   }
 }
 
-/** Makes a call through the contract. Rejects as the call does. */
+const clients = new WeakMap<Bus, Client<typeof shop>>();
+
+/** Returns the client of a bus. */
+function clientOf(bus: Bus): Client<typeof shop> {
+  let client = clients.get(bus);
+  if (!client) clients.set(bus, (client = makeClient(bus.asker, shop)));
+  return client;
+}
+
+/** Makes a call through the contract. Rejects as the call does, and with the error of its input if that failed. */
 export async function callContract(world: World, call: Call, bus: Bus): Promise<void> {
+  let failure: unknown = null;
+  await callMethod(world, call, bus).catch((error) => {
+    failure = error;
+  });
+  const isOwn = call.inputFailedAt >= world.time.now || call.isCancelled || failure === call.inputError;
+  world.expect(isOwn, `call ${call.index}: its input failed, and it ended with ${String(failure ?? "a value")}`);
+  if (failure !== null) throw failure;
+}
+
+async function callMethod(world: World, call: Call, bus: Bus): Promise<void> {
   const { die } = call;
-  const { dispatcher } = bus;
-  const asker = {
-    name: bus.name,
-    options: bus.options,
-    request: (request, options = {}) => dispatcher.ask(request, options, "copy"),
-    stream: (request, options = {}) => dispatcher.ask(request, options, "stream"),
-  } as Asker;
-  const client = makeClient(asker, shop);
+  const client = clientOf(bus);
   const { deadline: _, ...rest } = optionsOf(world, call, bus);
   const options = { ...rest, headers: { "x-call": String(call.index) } };
   const state = { given: 0 };
   call.isContract = true;
   const input = die.chance("invalid input", 40) ? -5 : call.index;
-  const what = die.below("method", 5);
+  const what = world.theme === "items" ? 2 + die.below("method of items", 3) : die.below("method", 5);
+  call.readsItems = what === 2 || what === 4;
   if (what < 2) {
     if (what === 1) call.isIdempotent = true;
     const value = await (what === 0
@@ -183,7 +215,12 @@ export async function callContract(world: World, call: Call, bus: Bus): Promise<
     call.value = value;
     world.expect(value === call.index || world.isTaintedCall(call), `call ${call.index} got ${value}`);
   } else if (what === 2) {
-    const read = await readItems(world, call, client.list(input, options) as AsyncGenerator<string>, bus.host);
+    const read = await readItems(
+      world,
+      call,
+      client.list(input, options) as AsyncGenerator<string, void, void>,
+      bus.host,
+    );
     if (!call.isCancelled) checkItems(world, call, read, null);
   } else if (what === 3) {
     const total = await client.sum(itemsOf(world, call, state), options);
@@ -194,26 +231,41 @@ export async function callContract(world: World, call: Call, bus: Bus): Promise<
     const read = await readItems(
       world,
       call,
-      client.relay(itemsOf(world, call, state), options) as AsyncGenerator<string>,
+      client.relay(itemsOf(world, call, state), options) as AsyncGenerator<string, void, void>,
       bus.host,
     );
     if (!call.isCancelled) checkItems(world, call, read, null);
   }
 }
 
-async function readItems(world: World, call: Call, list: AsyncGenerator<string>, host: Process): Promise<number> {
+async function readItems(
+  world: World,
+  call: Call,
+  list: AsyncGenerator<string, void, void>,
+  host: Process,
+): Promise<number> {
   const { die } = call;
   const leavesAt = die.chance("leaves the items", 150) ? die.below("leaves at", ITEMS) : Infinity;
   let read = 0;
+  if (die.chance("leaves before the head", world.odds("items", 250, 40))) {
+    await leaveEarly(world, call, list, host);
+    return 0;
+  }
   try {
     for await (const item of list) {
       const isRight = item === itemAt(call, read) || world.isTaintedCall(call);
       world.expect(isRight, `call ${call.index}: item ${read} is ${item}`);
-      if (++read > leavesAt) {
+      const run = call.runs.at(-1);
+      if (read++ === run?.leftAt && !world.isTaintedCall(call)) {
+        const isDone = (): boolean => call.inside.every(({ isInside }) => !isInside);
+        const what = `call ${call.index}: the handler needs no more items, and their source did not end`;
+        expectWithin(world, ENOUGH_MS, [host, run.host], isDone, what);
+      }
+      if (read > leavesAt) {
         call.isCancelled = true;
         break;
       }
-      await sleep(host, die.rarely("reads slowly", 150, 25));
+      await host.pause(die.rarely("reads slowly", 150, 25));
     }
   } catch (error) {
     checkItems(world, call, read, error);
@@ -221,6 +273,31 @@ async function readItems(world: World, call: Call, list: AsyncGenerator<string>,
   }
   call.value = read;
   return read;
+}
+
+/** Leaves the items, mostly while the first is on its way. */
+async function leaveEarly(
+  world: World,
+  call: Call,
+  list: AsyncGenerator<string, void, void>,
+  host: Process,
+): Promise<void> {
+  let isPending = true;
+  const first = list.next().finally(() => {
+    isPending = false;
+  });
+  first.catch(() => {});
+  await host.pause(call.die.small("leaves after", 60));
+  call.isCancelled = true;
+  const wasPending = isPending;
+  await list.return();
+  if (!wasPending) return void (await first);
+  const left = (isRight: boolean): void =>
+    world.expect(isRight, `call ${call.index}: a reader that had left got more than the end`);
+  void first.then(
+    ({ done }) => left(done === true),
+    () => left(false),
+  );
 }
 
 /** Compares the items that arrived with those that the handler gave, at the end or at an error of the handler. */

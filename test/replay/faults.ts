@@ -2,6 +2,7 @@
 
 import type { Die } from "./choices.ts";
 import type { BusProcess as Bus, WorkerProcess as Worker } from "./processes.ts";
+import { FAULTS_OF } from "./themes.ts";
 import type { World } from "./world.ts";
 
 type Fault = (world: World, bus: Bus, die: Die) => void;
@@ -16,8 +17,8 @@ function workerOf(bus: Bus, die: Die): Worker | null {
 
 /** Starts another worker in place of a worker that is gone. */
 function replace(world: World, bus: Bus, die: Die): void {
-  if (die.chance("is not replaced", 100)) return;
-  world.time.after(die.small("replaced after", 80), () => {
+  if (die.chance("is not replaced", world.odds("early close", 700, 100))) return;
+  world.time.after(die.small("replaced after", world.odds("deaths", 500, 80)), () => {
     if (!bus.isClosing && !bus.host.isDead && world.net.isOpen) bus.startWorker();
   });
 }
@@ -49,11 +50,13 @@ const faults: readonly Fault[] = [
     void connection.drain().then(() => worker.wire.kill());
     replace(world, bus, die);
   },
-  (_, bus, die) => bus.host.stop(1 + die.below("stopped for", 60)),
+  (world, bus, die) => bus.host.stop(1 + die.below("stopped for", world.odds("hostile", 150, 60))),
   (_, bus, die) => {
+    bus.readyCalls++;
     bus.dispatcher
       .ready({ workers: 1 + die.below("workers", 4), timeout: 1 + die.below("waits for", 100) })
-      .catch(() => {});
+      .catch(() => {})
+      .finally(() => bus.readyCalls--);
   },
   (world, bus, die) => {
     if (world.buses.length > 1 || die.chance("early end", 300)) void bus.close(die.small("drains for", 200));
@@ -63,14 +66,33 @@ const faults: readonly Fault[] = [
   },
 ];
 
+/** Plans that a bus closes early, mostly soon after its workers have died. */
+function planClose(world: World, bus: Bus): void {
+  const { time } = world;
+  const { die } = bus;
+  const at = 150 + die.below("early close", 500);
+  const isBusy = die.chance("closes while its workers live", 350);
+  time.after(at, () => {
+    world.faults++;
+    if (isBusy) return;
+    for (const { host, isClosing, wire } of bus.workers) if (!host.isDead && !isClosing) wire.kill();
+  });
+  bus.host.later(at + die.below("closes after the deaths", 100), () => void bus.close(die.small("drains for", 20)));
+}
+
 /** Plans the faults of a world. */
 export function planFaults(world: World): void {
   const isStorm = world.die.chance("storm of deaths", 150);
-  const count = 1 + world.die.below("faults", isStorm ? 30 : 7);
+  const isMany = isStorm || world.odds("deaths|drains|hostile", 1, 0) === 1;
+  const count = 1 + world.die.below("faults", isMany ? 30 : 7);
+  if (world.theme === "early close" && !world.isCalm) for (const bus of world.buses) planClose(world, bus);
   for (let index = 0; index < count; index++) {
     const die = world.choices.die(`fault ${index}`);
     const bus = world.buses[world.buses.length > 1 ? die.below("bus", 2) : 0]!;
-    const what = isStorm ? 1 : die.rarely("what", 1_000, faults.length + 1);
+    const common = FAULTS_OF[world.theme] ?? [];
+    const isCommon = common.length > 0 && die.chance("is common in the theme", 700);
+    const drawn = isStorm ? 1 : die.rarely("what", 1_000, faults.length + 1);
+    const what = isCommon ? common[die.below("what of the theme", common.length)]! : drawn;
     const run = (): void => {
       if (what === 0 || bus.host.isDead || bus.isClosing) return;
       world.faults++;

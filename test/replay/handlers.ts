@@ -3,7 +3,6 @@
 import type { Answerable } from "../../src/bus/answer.ts";
 import type { StreamedBody } from "../../src/bus/body-reader.ts";
 import type { WorkerRequest } from "../../src/bus/request.ts";
-import { sleep } from "../../src/clock.ts";
 import { bytesFor, type Call, firstDifference, Planned, Run, Source } from "./books.ts";
 import type { Die } from "./choices.ts";
 import type { ClaimEnd, World } from "./world.ts";
@@ -39,11 +38,25 @@ export function handle(world: World, request: WorkerRequest): Answerable | void 
       run.isAborted = true;
     });
   }
+  if (request.streams && die.chance("reads while it responds", world.odds("both ways", 700, 40))) {
+    readUpload(world, call, run, request.incoming, die).catch(() => {}); // the request may end first
+    return streamBack(world, call, run, die);
+  }
   const isSlow = die.chance("is slow", 600) || request.streams;
   return isSlow ? handleSlowly(world, call, run, request, die) : decide(world, call, run, request, die);
 }
 
 function checkBody(world: World, call: Call, request: WorkerRequest): void {
+  const [source] = call.sources;
+  if (call.isFetch && source && !request.streams) {
+    const { length } = request.body;
+    const isWhole = source.ended === "done" && length === source.total;
+    world.expect(
+      isWhole && firstDifference(call.requestKey, 0, request.body) < 0,
+      `call ${call.index}: the handler got ${length} of ${source.total} bytes that fetch collected`,
+    );
+    return;
+  }
   if (request.streams || call.bodyBytes < 0) {
     world.expect(request.streams === call.bodyBytes < 0, `call ${call.index}: streams is ${request.streams}`);
     return;
@@ -70,7 +83,7 @@ async function handleSlowly(
       }
     }
   }
-  await sleep(run.host, die.small("handler time", 80));
+  await run.host.pause(die.small("handler time", world.odds("deaths|early close|full|hostile", 240, 80)));
   if (die.chance("waits for the caller's end", 60)) {
     const { promise, resolve } = Promise.withResolvers<void>();
     request.signal.addEventListener("abort", () => resolve());
@@ -90,12 +103,21 @@ async function readUpload(world: World, call: Call, run: Run, body: StreamedBody
     run.read += chunk.length;
     if (run.read >= leavesAt) return;
     const ms = die.rarely("reads slowly", 200, 20);
-    if (ms > 0) await sleep(run.host, ms);
+    if (ms > 0) await run.host.pause(ms);
   }
   if (world.isTainted(run.link)) return;
   const source = call.sources[0]!;
   const isWhole = source.ended === "done" && run.read === source.total;
   world.expect(isWhole, `call ${call.index}: the handler read ${run.read} of ${source.total} bytes and then an end`);
+}
+
+/** Returns a response whose body streams. */
+function streamBack(world: World, call: Call, run: Run, die: Die): Answerable {
+  const source = new Source(call.responseKey(run.index), run.host, die, world.odds("both ways", 150, 0));
+  run.outcome = "answered";
+  run.source = source;
+  world.opened(source);
+  return { headers: headersOf(call, run), body: source.body };
 }
 
 /** Chooses a response. */
@@ -112,13 +134,8 @@ function decide(world: World, call: Call, run: Run, request: WorkerRequest, die:
       throw new Planned(`call ${call.index} run ${run.index}`);
     case 2:
     case 3:
-    case 4: {
-      const source = new Source(call.responseKey(run.index), run.host, die);
-      run.outcome = "answered";
-      run.source = source;
-      world.opened(source);
-      return { headers, body: source.body };
-    }
+    case 4:
+      return streamBack(world, call, run, die);
     case 5: {
       const later = request.defer();
       const body = bytesFor(call.responseKey(run.index), 0, 30);

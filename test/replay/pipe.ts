@@ -4,6 +4,7 @@ import type { Incoming } from "../../src/bus/body-reader.ts";
 import type { Outgoing } from "../../src/bus/body-writer.ts";
 import type { Clock } from "../../src/clock.ts";
 import type { Die } from "./choices.ts";
+import type { Process } from "./clock.ts";
 
 /** Bytes of one direction. On a wire that asks, each side sees the counts of the other side later. */
 export class Pipe {
@@ -22,6 +23,9 @@ export class Pipe {
   errorHead: Uint8Array | null = null;
   /** Bytes that the writer waits for. */
   need = 0;
+  /** Times of the last write and of the last read, in ms. */
+  writtenAt = 0;
+  readAt = 0;
 
   /** `slot` and `token` say which request the pipe belongs to. */
   constructor(capacity: number, slot: number, token: number) {
@@ -38,6 +42,7 @@ export class Pipe {
 /** The side of a connection that a pipe end belongs to. */
 export interface PipeOwner {
   readonly clock: Clock;
+  readonly host: Process;
   readonly die: Die;
   /** Whether the request still belongs to this side. A side that finds that it does not, gives up the request. */
   holds(pipe: Pipe, isWriter: boolean): boolean;
@@ -81,6 +86,7 @@ export class PipeWriter implements Outgoing {
       pipe.bytes.set(bytes.subarray(at, at + length), place);
       this.#kept += length;
       at += length;
+      pipe.writtenAt = this.#owner.host.time.now;
       if (!this.#owner.die.chance("keeps bytes", 300) && !this.#tell()) return at;
     }
     if (this.#kept > 0 && !this.#isFlushDue) {
@@ -180,6 +186,7 @@ export class PipeReader implements Incoming {
     const at = pipe.taken % pipe.capacity;
     const length = Math.min(readable, into ? into.length : CHUNK_BYTES, pipe.capacity - at);
     this.#last = length;
+    pipe.readAt = this.#owner.host.time.now;
     pipe.taken += length; // the room is given back by the next call
     const chunk = pipe.bytes.subarray(at, at + length);
     if (!into) return chunk.slice();

@@ -1,5 +1,7 @@
 /** The processes of a world, as its calls, handlers, faults and invariants see them: simulated here, real ones in `real/`. */
 
+import type { Asker, BusRequest, RequestOptions } from "../../src/bus/call.ts";
+import type { Kind } from "../../src/bus/exchange.ts";
 import type { Dispatcher } from "../../src/bus/dispatcher.ts";
 import type { ResolvedBusOptions } from "../../src/bus/options.ts";
 import type { Clock } from "../../src/clock.ts";
@@ -16,10 +18,14 @@ export interface Host extends Clock {
   readonly isProvenDead: boolean;
   /** Whether the process did not run at some time within the last `ms`. */
   wasStopped(ms: number): boolean;
+  /** Number of timers of the library; 0 in a real process, where nobody counts them. */
+  readonly timers: number;
   /** Stops the process for `ms`. */
   stop(ms: number): void;
   /** Runs `run` in this process after `ms`. */
   later(ms: number, run: () => void): unknown;
+  /** Resolves after `ms`. */
+  pause(ms: number): Promise<void>;
 }
 
 /** The process of a client. */
@@ -29,10 +35,24 @@ export interface BusProcess {
   readonly host: Host;
   readonly options: ResolvedBusOptions;
   readonly dispatcher: Dispatcher;
-  readonly wire: { readonly connections: Iterable<{ room: number }>; readonly all: Iterable<ReplayConnection> };
+  /** Number of requests that were refused because the queue was full. */
+  readonly overloaded: number;
+  /** Makes a request, and checks that the queue is full if the bus says so. */
+  ask(request: BusRequest, options: RequestOptions, kind: Kind): ReturnType<Dispatcher["ask"]>;
+  /** What a client of a contract and `fetch` use. */
+  readonly asker: Asker;
+  readonly wire: {
+    readonly connections: Iterable<{ room: number; isBusy?: boolean }>;
+    readonly all: Iterable<ReplayConnection>;
+  };
   readonly workers: readonly WorkerProcess[];
   isClosing: boolean;
   isClosed: boolean;
+  /** Number of pending calls of `ready`. */
+  readyCalls: number;
+  /** Times at which the bus was last found busy, and last called, in ms. */
+  busyAt: number;
+  calledAt: number;
   startWorker(): unknown;
   /** Drains for at most `limitMs`, then closes the bus. */
   close(limitMs: number): Promise<void>;

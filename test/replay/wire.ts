@@ -44,6 +44,8 @@ export interface Watch {
   report(event: string, connection: ReplayConnection, slot: Slot | null, exchange: Exchange | null): void;
   /** An exchange is about to be sent. */
   sent(exchange: Exchange, timeLeft: number): void;
+  /** A bell or a frame of a slot arrived at a client, which looks at it soon. */
+  arriving(exchange: Exchange | null): void;
   /** A worker is about to claim the request of a slot. */
   taking(end: WorkerEnd, slot: Slot): void;
   /** One side of a link broke the protocol: its data proves nothing from now on. */
@@ -179,6 +181,7 @@ export class ReplayWire implements Wire {
   received(connection: ReplayConnection, slot: Slot, frame: (() => void) | null): void {
     this.#inbox.push({ connection, slot, frame });
     this.wake();
+    this.watch.arriving(connection.places[slot.index]!.exchange);
   }
 
   wake(): void {
@@ -195,7 +198,8 @@ export class ReplayWire implements Wire {
 
   /** Handles a batch: evicted workers end after all of it. */
   #poll(): void {
-    const inbox = this.#inbox.splice(0);
+    const inbox = this.#inbox;
+    this.#inbox = [];
     this.#handle(() => {
       for (const { connection, slot, frame } of inbox) {
         if (connection.isOpen) frame?.();
@@ -208,7 +212,7 @@ export class ReplayWire implements Wire {
     this.#isHandling = true;
     run();
     this.#isHandling = false;
-    for (const connection of this.#condemned.splice(0)) connection.end();
+    if (this.#condemned.length > 0) for (const connection of this.#condemned.splice(0)) connection.end();
     this.#events.room();
   }
 

@@ -4,7 +4,6 @@ import type { RequestName } from "../../src/bus/claim.ts";
 import { Arena } from "../../src/bus/codec.ts";
 import type { Arrivals, WorkerWire } from "../../src/bus/wire.ts";
 import { Turns } from "../../src/bus/turns.ts";
-import { sleep } from "../../src/clock.ts";
 import { BusNotFoundError, ClosedError, SlotbusError } from "../../src/errors.ts";
 import type { Die } from "./choices.ts";
 import type { Process } from "./clock.ts";
@@ -65,7 +64,7 @@ export class ReplayWorker implements WorkerWire {
   async open(waitMs: number): Promise<void> {
     const started = this.host.now();
     for (;;) {
-      await sleep(this.host, 1 + this.#die.small("handshake", 10));
+      await this.host.pause(1 + this.#die.small("handshake", 10));
       if (this.#isClosed || this.#attach()) return;
       if (this.host.now() - started >= waitMs) throw new BusNotFoundError(this.options.bus, "", waitMs);
     }
@@ -86,7 +85,7 @@ export class ReplayWorker implements WorkerWire {
 
   async #attachAgain(): Promise<void> {
     while (!this.#isClosed && !this.#isDraining && this.#net.isOpen) {
-      await sleep(this.host, this.options.reconnectMs);
+      await this.host.pause(this.options.reconnectMs);
       if (this.#isClosed || this.#isDraining) break;
       if (this.#attach()) return;
     }
@@ -118,7 +117,9 @@ export class ReplayWorker implements WorkerWire {
   }
 
   #poll(): void {
-    for (const { end, slot, frame } of this.#inbox.splice(0)) {
+    const inbox = this.#inbox;
+    this.#inbox = [];
+    for (const { end, slot, frame } of inbox) {
       if (!end.isOpen) continue;
       frame?.();
       end.look(slot);

@@ -8,9 +8,10 @@
  * the failure of the world.
  */
 
+import type { BusRequest } from "../../src/bus/call.ts";
 import type { Exchange } from "../../src/bus/exchange.ts";
 import type { WorkerRequest } from "../../src/bus/request.ts";
-import { Call, type Run, type Source } from "./books.ts";
+import { Call, type Inside, type Run, type Source } from "./books.ts";
 import { Bus } from "./bus.ts";
 import { callPlain } from "./callers.ts";
 import { callContract } from "./contracts.ts";
@@ -20,9 +21,11 @@ import { VirtualTime } from "./clock.ts";
 import type { ReplayConnection } from "./connection.ts";
 import { planFaults } from "./faults.ts";
 import { atTheEnd, checkSettled, checkStreamFailure } from "./invariants.ts";
+import { checkQuiet, checkTimeout, expectSourcesEnd, watchLimits } from "./limits.ts";
 import type { Link, Slot } from "./link.ts";
 import type { BusProcess, Host } from "./processes.ts";
 import type { Watch } from "./wire.ts";
+import { chooseTheme, type Theme } from "./themes.ts";
 import { Net } from "./wire.ts";
 import type { WorkerEnd } from "./worker-end.ts";
 
@@ -58,11 +61,14 @@ export class World implements Watch {
   readonly die: Die;
   /** Whether nothing depends on time: calls have no timeout, and a bus closes when they are over. */
   readonly isCalm: boolean;
+  /** Whether times are exact. In a real world the machine delays everything. */
+  readonly isExact: boolean = true;
+  readonly theme: Theme;
   readonly buses: BusProcess[] = [];
   readonly calls: Call[] = [];
   readonly sources: Source[] = [];
   /** Generators that began: each must run its `finally`. */
-  readonly entered: { host: Host; isInside: boolean }[] = [];
+  readonly entered: Inside[] = [];
   /** The first broken promise. */
   failure: string | null = null;
   reports = 0;
@@ -74,8 +80,10 @@ export class World implements Watch {
   /** Buses that had both a queue and room at the last check. */
   readonly #stuck = new Set<BusProcess>();
   readonly #kept: unknown[] = [];
+  readonly #callAt = new Map<number, Call>();
+  readonly #atOnce = { arrival: new Map<Call, () => void>(), loss: new Map<Call, () => void>() };
   readonly #atReport = new Map<Call, { left: number; run: () => void; host: Host }[]>();
-  readonly #atAnyReport: { at: number; run: () => void }[] = [];
+  readonly #atAnyReport = new Map<number, (() => void)[]>();
 
   constructor(choices: Choices, cells: Cells, isCalm = false, time = new VirtualTime()) {
     this.choices = choices;
@@ -83,6 +91,7 @@ export class World implements Watch {
     this.time = time;
     this.cells = cells;
     this.die = choices.die("world");
+    this.theme = chooseTheme(this.die);
     this.net = new Net(choices, this);
   }
 
@@ -106,6 +115,8 @@ export class World implements Watch {
   /** Makes the clients, and plans everything else. */
   protected plan(): void {
     const { die, time } = this;
+    const neverEnds = die.chance("never ends", 0); // only in a list: `replay.test.ts` proves that such a world is ended
+    while (neverEnds);
     time.cost = [0, 0.002, 0.05, 0.3][die.below("cost of time", 4)]!;
     const buses = 1 + (die.chance("second bus", 200) ? 1 : 0);
     for (let index = 0; index < buses; index++) this.buses.push(this.makeBus(index));
@@ -134,18 +145,30 @@ export class World implements Watch {
   makeCall(bus: BusProcess, _die: Die, index = 1_000 + this.calls.length): void {
     const call = this.newCall(index, bus.host);
     this.calls.push(call);
-    call.startedAt = this.time.now;
-    const make = call.die.chance("through a contract", 300) ? callContract : callPlain;
+    this.#callAt.set(index, call);
+    call.startedAt = bus.calledAt = this.time.now;
+    const make = call.die.chance(
+      "through a contract",
+      this.odds("items", 850, this.odds("both ways|deaths|early close", 80, 300)),
+    )
+      ? callContract
+      : callPlain;
     make(this, call, bus).then(
       () => {
         if (!call.isSettled) call.settledAt = this.time.now;
+        bus.busyAt = this.time.now;
         call.outcome = "done";
+        checkTimeout(this, call, undefined);
+        expectSourcesEnd(this, call);
       },
       (error) => {
         if (!call.isSettled) call.settledAt = this.time.now;
+        bus.busyAt = this.time.now;
         call.outcome = "failed";
         call.error = error;
+        checkTimeout(this, call, error);
         checkSettled(this, call, bus, error);
+        expectSourcesEnd(this, call);
       },
     );
   }
@@ -160,8 +183,9 @@ export class World implements Watch {
     for (const bus of this.buses) {
       const { dispatcher, host, wire } = bus;
       if (host.isDead || bus.isClosing) continue;
-      const hasRoom = [...wire.connections].some(({ room }) => room > 0);
-      const isStuck = hasRoom && dispatcher.diagnostics().queued.length > 0;
+      checkQuiet(this, bus);
+      const isWaiting = dispatcher.unsettled.count > 0 && [...wire.connections].some(({ room }) => room > 0);
+      const isStuck = isWaiting && dispatcher.diagnostics().queued.length > 0;
       const isOld = this.#stuck.has(bus) && !host.wasStopped(PROGRESS_MS);
       this.expect(!isStuck || !isOld, `${bus.name} keeps requests in its queue, and a worker has room`);
       if (isStuck) this.#stuck.add(bus);
@@ -189,6 +213,11 @@ export class World implements Watch {
     }
   }
 
+  /** Returns `high` in worlds with one of these themes, separated by `|`, and `usual` in others. */
+  odds(themes: string, high: number, usual: number): number {
+    return themes.split("|").includes(this.theme) ? high : usual;
+  }
+
   // ---- books ----------------------------------------------------------------------------------------------------------
 
   expect(isTrue: boolean, what: string): void {
@@ -205,7 +234,7 @@ export class World implements Watch {
   }
 
   /** Notes that a generator of a process has begun. */
-  enter(host: Host): { isInside: boolean } {
+  enter(host: Host): Inside {
     const state = { host, isInside: true };
     this.entered.push(state);
     return state;
@@ -233,6 +262,9 @@ export class World implements Watch {
 
   began(call: Call, run: Run): void {
     if (this.isTainted(run.link)) return;
+    const { boundTo } = call;
+    if (this.isExact && boundTo !== null)
+      this.expect(boundTo === run.link.id, `call ${call.index} is for worker ${boundTo}, and ran on ${run.link.id}`);
     const others = call.runs.slice(0, -1);
     this.expect(
       call.isIdempotent ? others.length < 2 : others.length === 0,
@@ -262,8 +294,35 @@ export class World implements Watch {
   handlerFailed(_error: unknown): void {}
 
   closing(bus: BusProcess): void {
+    const linked = new Set(this.#exchangeOf.keys());
+    for (const call of this.calls)
+      if (call.host === bus.host && !call.isSettled && !linked.has(call)) this.noteExchange(call, "close");
     for (const [exchange, call] of this.#callOf)
       if (call.host === bus.host && (!exchange.isSettled || exchange.isStreaming)) this.#hit(exchange, null, "close");
+  }
+
+  /**
+   * Runs `run` once: at the "arrival" of a bell or a frame at the client, before the client looks at it; or at the "loss" of a
+   * call whose worker died.
+   */
+  atOnce(when: "arrival" | "loss", call: Call, run: () => void, host: Host): void {
+    this.#atOnce[when].set(call, () => host.later(0, run));
+  }
+
+  #happens(when: "arrival" | "loss", call: Call): void {
+    this.#atOnce[when].get(call)?.();
+    this.#atOnce[when].delete(call);
+  }
+
+  arriving(exchange: Exchange | null): void {
+    const call = exchange && this.#callOf.get(exchange);
+    if (call) this.#happens("arrival", call);
+  }
+
+  /** A bus gets a request. */
+  asked(request: BusRequest): void {
+    const call = this.#callAt.get(indexOf(request));
+    if (call) call.isAsked = true;
   }
 
   /** Runs `run` at the `count`-th report about a call. */
@@ -275,12 +334,13 @@ export class World implements Watch {
 
   /** Runs `run` at a report of the world, by its number. */
   atAnyReport(at: number, run: () => void): void {
-    this.#atAnyReport.push({ at, run });
+    this.#atAnyReport.set(at, [...(this.#atAnyReport.get(at) ?? []), run]);
   }
 
   noteExchange(call: Call, event: string): void {
     const exchange = this.#exchangeOf.get(call);
     if (exchange) this.#hit(exchange, null, event);
+    else if (call.isAsked && !call.isSettled) this.cells.exchange.hit("queued", event); // it was never sent
   }
 
   #hit(exchange: Exchange, slot: Slot | null, event: string): void {
@@ -293,17 +353,19 @@ export class World implements Watch {
   report(event: string, connection: ReplayConnection, slot: Slot | null, exchange: Exchange | null): void {
     this.reports++;
     const { exchange: exchanges, connection: connections } = this.cells;
-    const isOfConnection = connections.events.includes(event);
+    const isOfConnection = connections.hasEvent(event);
     const state = stateOfConnection(connection);
     connections.hit(state, isOfConnection ? event : "report");
     if (!exchange) {
       this.#faultsAtReports();
       return;
     }
-    if (exchanges.events.includes(event)) this.#hit(exchange, slot, event);
+    if (exchanges.hasEvent(event)) this.#hit(exchange, slot, event);
     const call = this.#callOf.get(exchange);
     if (call) {
       if (event === "send") call.links.add(connection.link);
+      if (event === "began" && exchange.kind === "stream") watchLimits(this, call, exchange, slot!);
+      if (event === "lost maybe") this.#happens("loss", call);
       if (event === "lost maybe" && exchange.isStreaming) call.mustRead = slot!.client.down!.visible;
       for (const one of this.#atReport.get(call) ?? []) if (--one.left === 0) one.host.later(0, one.run);
     }
@@ -311,7 +373,7 @@ export class World implements Watch {
   }
 
   #faultsAtReports(): void {
-    for (const one of this.#atAnyReport) if (one.at === this.reports) one.run();
+    for (const run of this.#atAnyReport.get(this.reports) ?? []) run();
   }
 
   sent(exchange: Exchange, timeLeft: number): void {
@@ -330,11 +392,7 @@ export class World implements Watch {
   #callFor(exchange: Exchange): Call {
     let call = this.#callOf.get(exchange);
     if (!call) {
-      const headers = exchange.request.headers as Iterable<[string, string]>;
-      const index = Array.isArray(headers)
-        ? Number(headers.find(([name]) => name === "x-call")![1])
-        : Number(exchange.request.path.slice("/call/".length));
-      call = this.calls.find((one) => one.index === index)!;
+      call = this.#callAt.get(indexOf(exchange.request))!;
       this.#callOf.set(exchange, call);
       this.#exchangeOf.set(call, exchange);
     }
@@ -346,6 +404,12 @@ export class World implements Watch {
   hostile(link: Link): void {
     this.#tainted.add(link);
   }
+}
+
+/** Returns the index of the call that made a request. */
+function indexOf({ headers, path }: BusRequest): number {
+  if (!Array.isArray(headers)) return Number(path.slice("/call/".length));
+  return Number(headers.find(([name]) => name === "x-call")![1]);
 }
 
 function stateOf(exchange: Exchange, slot: Slot | null): string {

@@ -1,7 +1,8 @@
-/** Runs one world, and shrinks a world that fails. */
+/** Runs a world in this process, and shrinks a world that fails. */
 
 import { Cells } from "./cells.ts";
-import { type Chosen, Choices } from "./choices.ts";
+import type { Chosen, Choices } from "./choices.ts";
+import type { Outcome, Runner } from "./runner.ts";
 import { World } from "./world.ts";
 
 /** Length of stacks. It is 0 because errors travel with their stacks, and paths and line numbers must not change a world. */
@@ -46,35 +47,37 @@ function kindOf(failure: string | null): string {
   return failure === null ? "" : failure.split("\n")[0]!.replaceAll(/\d+(\.\d+)?/g, "#");
 }
 
+/** Longest time for the search of fewer choices, in ms. */
+const SHRINK_MS = 90_000;
+/** Real time after which a world counts as endless during the search, in ms. */
+const SHORT_MS = 700;
+
 /** Finds few choices with which the world of a seed fails in the same way. */
-export async function shrinkWorld(seed: number, limit = 3_000): Promise<{ choices: Chosen[]; failure: string | null }> {
-  const recorded = Choices.ofSeed(seed, true);
-  const world = await runWorld(recorded);
-  const kind = kindOf(world.failure);
-  let best = [...recorded.taken];
-  let { failure } = world;
-  let left = limit;
-  const fails = async (list: Chosen[]): Promise<boolean> => {
-    if (left-- <= 0) return false;
-    const again = Choices.ofList(list);
-    const result = await runWorld(again);
-    if (kindOf(result.failure) !== kind) return false;
-    best = [...again.taken];
-    failure = result.failure;
+export async function shrinkWorld(runner: Runner, seed: number): Promise<Outcome> {
+  let best = await runner.world({ seed });
+  const kind = kindOf(best.failure);
+  const until = performance.now() + SHRINK_MS;
+  const isOver = (): boolean => performance.now() >= until;
+  const fails = async (choices: readonly Chosen[]): Promise<boolean> => {
+    if (isOver()) return false;
+    const outcome = await runner.world({ choices }, SHORT_MS);
+    if (kindOf(outcome.failure) !== kind) return false;
+    best = outcome;
     return true;
   };
-  for (let before = -1; before !== best.length && left > 0;) {
-    before = best.length;
-    for (let size = Math.ceil(best.length / 2); size >= 1 && left > 0; size = size === 1 ? 0 : Math.ceil(size / 2))
-      for (let at = best.length - size; at > -size && left > 0; at -= size)
-        await fails(best.filter((_, index) => index < at || index >= at + size));
+  for (let before = -1; before !== best.choices.length && !isOver();) {
+    before = best.choices.length;
+    for (let size = Math.ceil(before / 2); size >= 1 && !isOver(); size = size === 1 ? 0 : Math.ceil(size / 2))
+      for (let at = best.choices.length - size; at > -size && !isOver(); at -= size)
+        await fails(best.choices.filter((_, index) => index < at || index >= at + size));
   }
-  for (let at = 0; at < best.length; at++) {
-    for (let { value } = best[at]!; value > 1 && left > 0; value = best[at]!.value) {
-      const lower = (to: number): Chosen[] => best.map((one, index) => (index === at ? { ...one, value: to } : one));
+  for (let at = 0; at < best.choices.length; at++) {
+    for (let { value } = best.choices[at]!; value > 1 && !isOver(); { value } = best.choices[at]!) {
+      const lower = (to: number): Chosen[] =>
+        best.choices.map((one, index) => (index === at ? { ...one, value: to } : one));
       if (!(await fails(lower(value >> 1))) && !(await fails(lower(value - 1)))) break;
-      if (at >= best.length) break;
+      if (at >= best.choices.length) break;
     }
   }
-  return { choices: best, failure };
+  return best;
 }

@@ -278,7 +278,8 @@ async function sleepersMakeNoCall(): Promise<void> {
   let seen = "";
   const quiet = await inMostRounds(async () => {
     const second = () => Bun.sleep(1_000);
-    const [ofBare, ...counts] = await callsOf(place, [bare, ...Object.values(sleepers)], "all", second);
+    const traced = `${MESSAGE_CALLS},${WAIT_CALLS},fcntl,pidfd_open`; // not those with which the engine manages memory and threads
+    const [ofBare, ...counts] = await callsOf(place, [bare, ...Object.values(sleepers)], traced, second);
     ofBare!.delete("restart_syscall");
     seen += `\nbare: ${show(ofBare!)}; ${Object.keys(sleepers)
       .map((name, i) => `${name}: ${show(counts[i]!)}`)

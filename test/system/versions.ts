@@ -22,7 +22,14 @@ async function install(
   name: "slotbus.h" | "fleet.h" = "slotbus.h",
 ): Promise<Installation> {
   mkdirSync(folder);
-  for (const part of ["src", "csrc", "build.zig", "test/system/program.ts", "test/system/member.ts"]) {
+  for (const part of [
+    "src",
+    "csrc",
+    "build.zig",
+    "test/system/program.ts",
+    "test/system/member.ts",
+    "test/system/orders.ts",
+  ]) {
     cpSync(join(root, part), join(folder, part), { recursive: true });
   }
   symlinkSync(join(root, "node_modules"), join(folder, "node_modules"));

@@ -55,7 +55,7 @@ function callFields(index: number): Fields {
     read: (word) => (word === 1 ? `c${index}` : null),
     write: (id: string | null) => (id ? 1 : 0),
   };
-  return { bodyBytes: whole, startedAt: whole, timeoutMs: limit, isIdempotent: flag, ownId };
+  return { bodyBytes: whole, startedAt: whole, timeoutMs: limit, isIdempotent: flag, ownId, isFetch: flag };
 }
 
 /** Replaces fields by accessors of shared words. A writer first writes their values. */

@@ -8,7 +8,7 @@ import { NameLock } from "../../../src/native/name.ts";
 import { MemoryClient } from "../../../src/wires/memory/client.ts";
 import { until } from "../../wait.ts";
 import type { Call, Source } from "../books.ts";
-import { chooseOptions, closeBus } from "../bus.ts";
+import { askerOf, askOn, chooseOptions, closeBus } from "../bus.ts";
 import { Cells } from "../cells.ts";
 import type { Die } from "../choices.ts";
 import { checkBus, checkCalls } from "../invariants.ts";
@@ -75,10 +75,14 @@ class RealBus implements BusProcess {
   readonly host: Host;
   readonly options: ResolvedBusOptions;
   readonly dispatcher: Dispatcher;
+  readonly asker: BusProcess["asker"];
   readonly wire: BusProcess["wire"];
   readonly workers: Worker[] = [];
   isClosing = false;
   isClosed = false;
+  readyCalls = 0;
+  busyAt = 0;
+  calledAt = 0;
   readonly #world: ClientWorld;
   readonly #lock: NameLock;
   readonly #say: Say;
@@ -90,7 +94,7 @@ class RealBus implements BusProcess {
     this.host = host;
     this.die = world.choices.die(this.name);
     const spin = this.die.below("spin", 2) * 50;
-    const bus = resolveBusOptions({ name, ...chooseOptions(this.die, world.isCalm), spin });
+    const bus = resolveBusOptions({ name, ...chooseOptions(world, this.die), spin });
     this.options = bus;
     const lock = new NameLock(bus.directory, name, false);
     this.#lock = lock;
@@ -104,6 +108,7 @@ class RealBus implements BusProcess {
         return new MemoryClient({ bus, name: lock, tag: index + 1, clock, stalledAfter: STALLED_MS }, events);
       },
     );
+    this.asker = askerOf(this);
     const { choice } = this.dispatcher;
     this.wire = {
       get connections() {
@@ -111,6 +116,14 @@ class RealBus implements BusProcess {
       },
       all: [],
     };
+  }
+
+  get overloaded(): number {
+    return this.dispatcher.stats().overloaded;
+  }
+
+  ask(...what: Parameters<Dispatcher["ask"]>): ReturnType<Dispatcher["ask"]> {
+    return askOn(this.#world, this, ...what);
   }
 
   startWorker(): void {
@@ -142,6 +155,7 @@ export function outcomeOf({ value, error, outcome, isCancelled, runs }: Call): s
 
 /** What one client of a world does and sees. */
 export class ClientWorld extends World {
+  override readonly isExact = false;
   readonly #setting: Setting;
   readonly #say: Say;
   readonly #books: SharedBooks;
@@ -178,6 +192,10 @@ export class ClientWorld extends World {
   /** Reports of a real wire are not known: they come a little later, one each ms. */
   override atReport(_call: Call, count: number, run: () => void, host: Host): void {
     host.later(count - 1, run);
+  }
+
+  override atOnce(_when: string, _call: Call, run: () => void, host: Host): void {
+    host.later(20, run);
   }
 
   override atAnyReport(at: number, run: () => void): void {

@@ -1,6 +1,6 @@
 /** Real time and real processes, in place of the classes of `clock.ts`. */
 
-import { type Clock, systemClock } from "../../../src/clock.ts";
+import { type Clock, sleep, systemClock } from "../../../src/clock.ts";
 import { native } from "../../../src/native/library.ts";
 import { processState } from "../../prove/actor.ts";
 import { VirtualTime } from "../clock.ts";
@@ -81,6 +81,7 @@ export abstract class RealHost implements Host {
   abstract readonly pid: number;
   readonly time: VirtualTime;
   isDead = false;
+  readonly timers = 0;
   readonly now: Clock["now"] = systemClock.now;
   readonly after: Clock["after"] = systemClock.after;
   readonly immediate: Clock["immediate"] = systemClock.immediate;
@@ -104,6 +105,10 @@ export abstract class RealHost implements Host {
     return this.time.after(ms, () => {
       if (!this.isDead) run();
     });
+  }
+
+  pause(ms: number): Promise<void> {
+    return sleep(this, ms);
   }
 
   abstract wasStopped(ms: number): boolean;

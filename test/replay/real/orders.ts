@@ -63,6 +63,8 @@ const TIMED = new Set([
   "source hangs",
   "waits for the caller's end",
   "items fail",
+  "is common in the theme",
+  "leaves before the head",
 ]);
 
 /**
@@ -75,5 +77,5 @@ function isTimed(owner: string, label: string): boolean {
 
 /** Returns the choices of a world. */
 export function choicesOf(seed: number, isCalm: boolean): Choices {
-  return Choices.ofSeed(seed, false, isCalm ? isTimed : null);
+  return Choices.ofSeed(seed, false, isCalm ? { leavesOut: isTimed } : {});
 }

@@ -35,6 +35,7 @@ class ClientHost extends PeerHost {
 
 /** What one worker of a world does and sees. */
 export class WorkerWorld extends World {
+  override readonly isExact = false;
   readonly #books: SharedBooks;
   readonly #pulse: NodeJS.Timeout;
   readonly #host: OwnHost;
@@ -57,7 +58,7 @@ export class WorkerWorld extends World {
 
   async #open(name: string): Promise<SlotWorker | null> {
     const die = this.choices.die(this.#name);
-    const { concurrency, reconnectMs } = chooseWorker(die);
+    const { concurrency, reconnectMs } = chooseWorker(this, die);
     const reconnect = reconnectMs > 0 && { initial: reconnectMs, max: reconnectMs };
     try {
       const worker = await SlotWorker.open({ name, concurrency, reconnect, timeout: OPEN_MS });
