@@ -11,7 +11,7 @@ import type { BusProcess as Bus, Host as Process } from "./processes.ts";
 import type { World } from "./world.ts";
 
 /** Longest delay of a timeout, in ms: a tick looks every 20 ms, once in the queue and once at the worker. */
-const TIMEOUT_LATE_MS = 45;
+export const TIMEOUT_LATE_MS = 80;
 /** Longest delay of a limit with its own timer, in ms. */
 const TIMER_LATE_MS = 3;
 /** Rounding of times, in ms. */
