@@ -230,17 +230,18 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** Gives queued requests to workers with room. Runs no user code. */
+  /** Gives queued requests to workers with room; one whose timeout is over is rejected. Runs no user code. */
   #pump(): void {
     for (let exchange = this.#queue.head; exchange; exchange = this.#queue.head) {
       const connection = this.choice.pick();
       if (!connection) {
         const down = this.choice.isEmpty ? this.supply?.downFor : null;
         if (!down) return this.supply?.grow(this.unsettled.count);
-        const waitedMs = this.clock.now() - exchange.extra.startedAt;
-        exchange.fail(new NoWorkerError(this.name, waitedMs, "bus", down, exchange.isRetried));
+        const { startedAt } = exchange.extra;
+        exchange.fail(new NoWorkerError(this.name, this.clock.now() - startedAt, "bus", down, exchange.isRetried));
         continue;
       }
+      if (this.#expireQueued(exchange)) continue;
       if (!exchange.extra.head) return this.#pumpLater();
       this.#queue.remove(exchange);
       this.#send(connection, exchange);
@@ -360,7 +361,10 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   #tick(): Found {
     const isBusy = this.wire.tick();
-    this.#expireQueued();
+    this.#queue.each((exchange) => {
+      exchange.age();
+      this.#expireQueued(exchange);
+    });
     const found = this.unsettled.count > 0 ? "waiting" : isBusy ? "leftover" : "nothing";
     this.#sample(found !== "nothing");
     if (found === "nothing") this.wire.rest();
@@ -371,19 +375,15 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     this.statistics.sample(this.#queue.length, this.unsettled.count, isTicking);
   }
 
-  #expireQueued(): void {
-    const now = this.clock.now();
-    this.#queue.each((exchange) => {
-      exchange.age();
-      if (!exchange.isLate(now) || exchange.isSettled) return;
-      if (!this.choice.isEmpty || exchange.isRetried) {
-        exchange.expired("no");
-      } else {
-        this.statistics.count("timeouts");
-        const waitedMs = now - exchange.extra.startedAt;
-        exchange.fail(new NoWorkerError(this.name, waitedMs, "bus", this.supply?.givenUp));
-      }
-    });
+  /** Rejects a queued exchange if its timeout is over. Returns whether it did. */
+  #expireQueued(exchange: Exchange, now = this.clock.now()): boolean {
+    if (!exchange.isLate(now) || exchange.isSettled) return false;
+    if (!this.choice.isEmpty || exchange.isRetried) exchange.expired("no");
+    else {
+      this.statistics.count("timeouts");
+      exchange.fail(new NoWorkerError(this.name, now - exchange.extra.startedAt, "bus", this.supply?.givenUp));
+    }
+    return true;
   }
 
   /** See `SlotBus.ready`. */

@@ -21,7 +21,7 @@ import { VirtualTime } from "./clock.ts";
 import type { ReplayConnection } from "./connection.ts";
 import { planFaults } from "./faults.ts";
 import { atTheEnd, checkSettled, checkStreamFailure } from "./invariants.ts";
-import { checkQuiet, checkTimeout, expectSourcesEnd, watchLimits, TIMEOUT_LATE_MS } from "./limits.ts";
+import { checkQuiet, checkTimeout, expectSourcesEnd, watchLimits } from "./limits.ts";
 import type { Link, Slot } from "./link.ts";
 import type { BusProcess, Host } from "./processes.ts";
 import type { Watch } from "./wire.ts";
@@ -385,7 +385,7 @@ export class World implements Watch {
         ? call.timeoutMs === Infinity
         : timeLeft <= Math.max(1, deadline - now + 1.5 + 40 * this.time.cost);
     this.expect(isRight, `call ${call.index} was sent with ${timeLeft} ms left, not ${deadline - now}`);
-    const isInTime = now <= deadline + TIMEOUT_LATE_MS + 20 * this.time.cost || call.host.wasStopped(60);
+    const isInTime = now <= deadline + 40 * this.time.cost || call.host.wasStopped(60);
     this.expect(isInTime, `call ${call.index} was sent after its deadline`);
   }
 
