@@ -14,6 +14,8 @@ import type { World } from "./world.ts";
 const TIMEOUT_LATE_MS = 45;
 /** Longest delay of a limit with its own timer, in ms. */
 const TIMER_LATE_MS = 3;
+/** Most readings of the clock between the time when a limit is due and its effect; each takes `VirtualTime.cost`. */
+const READINGS = 20;
 /** Rounding of times, in ms. */
 const ROUND_MS = 0.01;
 const REAL_ROUND_MS = 2;
@@ -44,7 +46,7 @@ export function expectWithin(
 export function checkTimeout(world: World, call: Call, error: unknown): void {
   const name = `call ${call.index}`;
   const due = call.startedAt + call.timeoutMs;
-  const isLate = call.settledAt > due + TIMEOUT_LATE_MS + 20 * world.time.cost && !call.readsItems;
+  const isLate = call.settledAt > due + TIMEOUT_LATE_MS + READINGS * world.time.cost && !call.readsItems;
   const wasStopped = call.host.wasStopped(150 + world.time.now - call.settledAt); // a stream is read after it settled
   world.expect(!isLate || wasStopped, `${name} settled after its timeout of ${call.timeoutMs} ms`);
   if (!(error instanceof SlotbusError)) return;
@@ -61,17 +63,18 @@ export function watchLimits(world: World, call: Call, exchange: Exchange, slot: 
   const { time } = world;
   const { host } = call;
   const began = time.now;
+  const lateMs = TIMER_LATE_MS + READINGS * time.cost;
   const moved = (): number => Math.max(began, up?.writtenAt ?? 0, down!.readAt);
   call.limits = { deadlineAt: began + deadline, idleAt: () => moved() + idle };
   if (deadline !== Infinity) {
     const isOver = (): boolean => !exchange.isStreaming;
     const what = `call ${call.index}: its deadline of ${deadline} ms did not end the stream`;
-    expectWithin(world, deadline + TIMER_LATE_MS, [host], isOver, what);
+    expectWithin(world, deadline + lateMs, [host], isOver, what);
   }
   const watchIdle = (): void => {
     if (!exchange.isStreaming || host.isDead) return;
-    const due = moved() + 2 * idle + TIMER_LATE_MS;
-    if (time.now < due || host.wasStopped(2 * idle + TIMER_LATE_MS))
+    const due = moved() + 2 * idle + lateMs;
+    if (time.now < due || host.wasStopped(2 * idle + lateMs))
       time.after(Math.max(due - time.now, TIMER_LATE_MS), watchIdle);
     else world.broken(`call ${call.index}: its idle limit of ${idle} ms did not end the stream`);
   };
@@ -86,7 +89,7 @@ export function checkStreamTimeout(world: World, call: Call, waitsFrom: number, 
   const isIdle = error.message.includes(" was idle for ");
   const due = (isIdle ? limits?.idleAt() : limits?.deadlineAt) ?? Infinity;
   world.expect(now >= due - ROUND_MS, `call ${call.index}: ${error.message} It was not due`);
-  const latest = Math.max(isIdle ? due + call.idleMs : due, waitsFrom) + TIMER_LATE_MS + 20 * world.time.cost;
+  const latest = Math.max(isIdle ? due + call.idleMs : due, waitsFrom) + TIMER_LATE_MS + READINGS * world.time.cost;
   world.expect(now <= latest || call.host.wasStopped(100), `call ${call.index}: ${error.message} It was due long ago`);
 }
 
