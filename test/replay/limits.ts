@@ -15,7 +15,7 @@ const TIMEOUT_LATE_MS = 45;
 /** Longest delay of a limit with its own timer, in ms. */
 const TIMER_LATE_MS = 3;
 /** Most readings of the clock between the time when a limit is due and its effect; each takes `VirtualTime.cost`. */
-const READINGS = 20;
+const READINGS = 60;
 /** Rounding of times, in ms. */
 const ROUND_MS = 0.01;
 const REAL_ROUND_MS = 2;
