@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { Cells } from "./replay/cells.ts";
 import { type Chosen, Choices } from "./replay/choices.ts";
 import { Runner } from "./replay/runner.ts";
+import { plantedFaults, unfit } from "./replay/planted.ts";
 import { runWorld } from "./replay/worlds.ts";
 
 const SEEDS = 300;
@@ -60,3 +61,8 @@ test("a world that never ends is ended and fails, and other worlds run after it"
     await runner.close();
   }
 }, 180_000);
+
+test("every planted fault fits the sources", () => {
+  expect(plantedFaults().length).toBeGreaterThan(9);
+  expect(plantedFaults().flatMap((fault) => unfit(fault))).toEqual([]);
+});

@@ -254,12 +254,11 @@ export class Exchange {
       this.owner.statistics.count("errors");
       return this.fail(remoteError(head));
     }
-    if (this.hasSource) endSource(this.request.body); // the worker responded before this side saw its claim
     const { pid } = this.carrier!;
     if (this.kind === "borrow") this.#settle(new BorrowedResponse(status, pid, head, body, lease));
     else if (this.kind === "stream") this.#settle(new StreamedResponse(status, pid, head, body));
     else this.#settle(new BusResponse(status, pid, head, body));
-    this.owner.over(this);
+    this.#over();
   }
 
   /** Called when a streamed response begins. {@link ended} or {@link lost} follows, unless the exchange is withdrawn. */
@@ -295,7 +294,8 @@ export class Exchange {
   /** Called when a streamed response is complete: reads the remaining bytes of `incoming`. */
   ended(incoming: Incoming): void {
     this.#extra?.streams?.reader?.end(() => ({ error: this.#streamError(incoming) }));
-    this.#leftStream();
+    this.#endStreams();
+    if (this.kind === "stream") this.#over();
   }
 
   /** Called when the exchange has timed out and the connection no longer carries it. Rejects it. */
@@ -314,7 +314,8 @@ export class Exchange {
     if (this.isStreaming) {
       const died = (): Error => new WorkerDiedError(this.id, this.carrier!.pid, how, true);
       this.#streams.reader!.end(() => ({ error: owner.closedError("maybe") ?? died() }));
-      this.#leftStream();
+      this.#endStreams();
+      if (this.kind === "stream") this.#over();
       return;
     }
     const { extra } = this;
@@ -383,7 +384,7 @@ export class Exchange {
     const wasStreaming = this.kind === "stream" && this.isStreaming;
     this.#endStreams();
     const verdict = this.carrier?.withdraw(this) ?? "no";
-    if (wasStreaming) this.owner.over(this);
+    if (wasStreaming) this.#over();
     this.owner.vacated(this);
     return verdict === "no" && !this.isRetried ? "no" : "maybe";
   }
@@ -396,11 +397,10 @@ export class Exchange {
     this.fail(error);
   }
 
-  /** Called when the stream of the response is over. */
-  #leftStream(): void {
-    this.#endStreams();
-    if (this.hasSource) endSource(this.request.body); // the connection ended before this side saw the claim
-    if (this.kind === "stream") this.owner.over(this);
+  /** Called once, after the response. A source is still there if this side never saw the worker's claim. */
+  #over(): void {
+    if (this.hasSource) endSource(this.request.body);
+    this.owner.over(this);
   }
 
   #endStreams(): void {
@@ -420,7 +420,7 @@ export class Exchange {
       (body) => {
         if (this.isSettled) return;
         this.#settle(make(body));
-        this.owner.over(this);
+        this.#over();
       },
       (error) => this.fail(error),
     );

@@ -13,8 +13,8 @@ import type { Connection } from "./wire.ts";
 const POLL_MS = 2;
 /** Longest wait for the exit report of a process after its connection ended, in ms. On a busy machine it comes late. */
 const REPORT_MS = 1_000;
-/** Longest such wait of a request that times out meanwhile, in ms. */
-const LATE_MS = 100;
+/** Such a wait ends with the request's timeout, but lasts at least this long, in ms. */
+const LEAST_MS = 100;
 
 /** Polls the process of each first worker until it has ended. */
 export class Retries {
@@ -63,7 +63,7 @@ export class Retries {
     if (!exit) return fail(null);
     this.#buried.add(exchange);
     const left = exchange.timeoutMs - (this.#clock.now() - exchange.extra.startedAt);
-    const timer = startTimer(this.#clock, Math.min(REPORT_MS, Math.max(LATE_MS, left)), () => fail(null));
+    const timer = startTimer(this.#clock, Math.min(REPORT_MS, Math.max(LEAST_MS, left)), () => fail(null));
     void exit.then((report) => {
       timer.close();
       fail(report);

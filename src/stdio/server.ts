@@ -196,9 +196,10 @@ async function clearPath(path: string): Promise<void> {
 
 /** Stops a listener. Bun removes any file at its path, so the socket of another server is moved aside meanwhile. */
 function stopAt(path: string, inode: number, stop: () => void): void {
-  const isOurs = lstatSync(path, { throwIfNoEntry: false })?.ino === inode;
   const aside = `${path}.${crypto.randomUUID()}`;
+  let isOurs = false;
   try {
+    isOurs = lstatSync(path).ino === inode;
     if (!isOurs) renameSync(path, aside);
   } catch {
     return stop(); // there is nothing at the path, or nothing in its directory can be removed
