@@ -7,11 +7,10 @@
  *     npm run nightly -- --list       the parts, and which of them passed
  */
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { forward, linesOf } from "./outcomes.ts";
-import { filesOf, Inputs, LIBRARY, PROVED } from "./prove/proved.ts";
+import { filesOf, Inputs, LIBRARY, PROVED, type Proved, ProvedRecord } from "./prove/proved.ts";
 
 /** Longest time of a part, in seconds. It fails after that. */
 const LIMIT = 30 * 60;
@@ -39,28 +38,17 @@ export const parts: { [part: string]: string } = {
   stalls: prove("stalls.ts long --stalls 10000"),
   soak: prove("soak.ts long"),
   "fleet-soak": prove("fleet-soak.ts long"),
+  hub: prove("hub.ts quick"),
   stdio: prove("stdio.ts quick"),
   worlds: "bun test/replay/run.ts --worlds 1000000000 --seconds 1500",
+  "real-worlds": "bun test/replay/real/run.ts --worlds 1000000 --seconds 1500",
+  "planted-faults": "bun test/replay/planted.ts",
 };
 
-/** A part that passed. */
-interface Passed {
-  hash: string;
-  date: string;
-  seconds: number;
-  /** Last line of its output. */
-  last: string;
-}
-
 const root = join(import.meta.dir, "..");
-const file = join(root, ".nightly.json");
 
-function readPassed(): { [part: string]: Passed } {
-  return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as { [part: string]: Passed }) : {};
-}
-
-function lineOf(part: string, { date, seconds, last }: Passed): string {
-  return `passed ${part} on ${date} in ${Math.ceil(seconds / 60)} min: ${last}`;
+function lineOf(part: string, { date, seconds, figures }: Proved): string {
+  return `passed ${part} on ${date} in ${Math.ceil(seconds / 60)} min: ${figures}`;
 }
 
 async function main(): Promise<void> {
@@ -71,27 +59,28 @@ async function main(): Promise<void> {
   if (unknown) throw new Error(`There is no part "${unknown}". Choose from: ${Object.keys(parts).join(", ")}.`);
   const files = filesOf([...LIBRARY, "test", "bench", "docs", "examples", "pack.ts", "README.md"]);
   const hash = new Inputs().hash(files.filter((one) => one !== PROVED));
-  const isDone = (part: string): boolean => readPassed()[part]?.hash === hash;
+  const record = new ProvedRecord(join(root, ".nightly.json"));
   if (values.list) {
-    for (const part of Object.keys(parts))
-      process.stdout.write(`${isDone(part) ? lineOf(part, readPassed()[part]!) : `left   ${part}: ${parts[part]}`}\n`);
+    for (const [part, command] of Object.entries(parts)) {
+      const passed = record.find(part, hash);
+      process.stdout.write(`${passed ? lineOf(part, passed) : `left   ${part}: ${command}`}\n`);
+    }
     return;
   }
   const end: string[] = [];
   let failed = 0;
-  for (const part of positionals.length > 0 ? positionals : Object.keys(parts).filter((one) => !isDone(one))) {
+  for (const part of positionals.length > 0
+    ? positionals
+    : Object.keys(parts).filter((one) => !record.find(one, hash))) {
     process.stdout.write(`\n== ${part}: ${parts[part]}\n`);
     const started = performance.now();
     const { code, stdout, output } = await forward(["timeout", "-k", "10", String(LIMIT), ...parts[part]!.split(" ")]);
     const seconds = (performance.now() - started) / 1000;
-    const date = new Date().toISOString().slice(0, 10);
-    const { [part]: _, ...others } = readPassed();
-    const passed: Passed = { hash, date, seconds, last: linesOf(stdout).at(-1) ?? "" };
-    writeFileSync(file, `${JSON.stringify(code === 0 ? { ...others, [part]: passed } : others, null, 2)}\n`);
+    record.store([[part, code === 0 ? { hash, seconds, figures: linesOf(stdout).at(-1) ?? "" } : null]]);
     if (code !== 0) failed++;
     const why = code === 124 ? `it takes longer than ${LIMIT / 60} min` : `exit code ${code}`;
     const last = linesOf(output).slice(-12).join("\n    ");
-    end.push(code === 0 ? lineOf(part, passed) : `FAILED ${part}: ${why}\n    ${last}`);
+    end.push(code === 0 ? lineOf(part, record.find(part, hash)!) : `FAILED ${part}: ${why}\n    ${last}`);
   }
   process.stdout.write(
     `\n${end.join("\n")}${end.length > 0 ? "\n" : ""}${end.length - failed} passed, ${failed} failed\n`,
