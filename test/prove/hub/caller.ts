@@ -119,7 +119,7 @@ export class Caller {
       mode: this.#slow || random.chance(0.1) ? "stream" : random.chance(0.03) ? "throw" : "plain",
       body: random.chance(0.2) && bytes > 0 ? bait(id, bytes) : pool.subarray(start, start + bytes),
       nonce: random.next(),
-      waitMs: random.chance(0.012) ? TIMEOUT_MS + 500 : random.chance(0.3) ? random.below(40) : 0,
+      waitMs: random.chance(0.04) ? TIMEOUT_MS + 500 : random.chance(0.3) ? random.below(40) : 0,
       isChunked: bytes > 0 && random.chance(0.3),
       isSlow: this.#slow || random.chance(0.1),
       leaves: random.chance(0.06) ? (random.chance(0.5) ? "cut" : "after") : null,
