@@ -18,7 +18,7 @@ import {
 } from "../src/index.ts";
 import { findLauncher } from "../src/native/find.ts";
 import { lives } from "./line-transport.ts";
-import { Child, descriptors, rejection, until, Workspace } from "./support.ts";
+import { Child, descriptors, rejection, stop, until, Workspace } from "./support.ts";
 
 const entry = join(import.meta.dir, "fixtures/bus-worker.ts");
 const quick = { drain: 5_000, term: 3_000 };
@@ -201,7 +201,7 @@ describe("workers of a bus", () => {
     const patient = rejection<WorkerDiedError>(bus.request({ path: "/slow", query: "60000" }));
     const late = rejection<WorkerDiedError>(bus.request({ path: "/slow", query: "60000" }, { timeout: 300 }));
     await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
-    process.kill(Number(launcher), "SIGSTOP");
+    await stop({ pid: Number(launcher) });
     process.kill(pid!, "SIGKILL");
     const errors = [await late];
     process.kill(Number(launcher), "SIGCONT");

@@ -25,7 +25,7 @@ import {
   WorkerDiedError,
 } from "../src/index.ts";
 import { type InnerOptions, lateSignal } from "../src/bus/call.ts";
-import { descriptors, mappings, pattern, rejection, same, until, Workspace } from "./support.ts";
+import { descriptors, mappings, pattern, rejection, same, stop, until, Workspace } from "./support.ts";
 
 const echo = (request: WorkerRequest) => ({ contentType: "test/echo", body: request.body });
 
@@ -835,7 +835,7 @@ describe("sync", () => {
     await until(() => bus.workers.length === 0, "the worker died");
     const next = space.child("worker.ts");
     await bus.ready();
-    next.process.kill("SIGSTOP");
+    await stop(next);
     setTimeout(() => {}, 0);
     Bun.spawn(["sh", "-c", `sleep 0.1; kill -KILL ${next.pid}`], { stdio: ["ignore", "ignore", "ignore"] });
     const start = performance.now();

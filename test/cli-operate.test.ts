@@ -11,7 +11,7 @@ import type { Frame } from "../src/cli/top.ts";
 import { Contest } from "../src/contest/index.ts";
 import { Fleet } from "../src/events/index.ts";
 import { cString, native } from "../src/native/library.ts";
-import { Child, mappings, until, Workspace } from "./support.ts";
+import { Child, mappings, stop, until, Workspace } from "./support.ts";
 
 const program = join(import.meta.dir, "../src/cli/slotbus.ts");
 const ESCAPE = "\u001b";
@@ -80,11 +80,6 @@ class Desk extends Workspace {
   files(): string[] {
     return readdirSync(this.directory).sort();
   }
-}
-
-function stop({ pid }: Child): Promise<void> {
-  process.kill(pid, "SIGSTOP");
-  return until(() => /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, "utf8")), "it is stopped");
 }
 
 // ---- doctor ---------------------------------------------------------------------------------------------------------

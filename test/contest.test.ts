@@ -25,7 +25,7 @@ import {
 import { Fleet } from "../src/fleet/fleet.ts";
 import type { FleetOptions } from "../src/fleet/options.ts";
 import { C, native } from "../src/native/library.ts";
-import { type Child, descriptors, rejection, until, Workspace } from "./support.ts";
+import { type Child, descriptors, rejection, stop, until, Workspace } from "./support.ts";
 
 const A = { kind: "job", label: "a" };
 const B = { kind: "job", label: "b" };
@@ -83,16 +83,6 @@ function won(outcome: Claimed | YieldTo): Guard {
 
 function lost(outcome: Claimed | YieldTo): string {
   return outcome.claimed ? "claimed" : outcome.holder.owner;
-}
-
-/** A process's state letter in /proc; T is stopped. */
-function stateOf(pid: number): string {
-  return readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]![0]!;
-}
-
-async function stop(child: Child): Promise<void> {
-  child.process.kill("SIGSTOP");
-  await until(() => stateOf(child.pid) === "T", "it is stopped");
 }
 
 describe("one attempt", () => {

@@ -1,9 +1,9 @@
 /** Processes that are killed. All of them are real, and are waited for. */
 
 import { expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { WorkerDiedError, NoWorkerError, RequestTimeoutError } from "../src/index.ts";
-import { type Child, pattern, rejection, same, until, Workspace } from "./support.ts";
+import { type Child, pattern, rejection, same, stop, until, Workspace } from "./support.ts";
 
 /** Longest time in ms from a process's death to its report on a busy machine. The soak checks its 99th percentile. */
 const NOTICE_MS = 500;
@@ -79,7 +79,7 @@ test.each([10_000, Infinity])(
     await until(() => children.some(hasRequest), "a worker runs the request");
     const doomed = children.find(hasRequest)!;
     const heir = children.find((one) => one !== doomed)!;
-    process.kill(doomed.pid, "SIGSTOP"); // or it may answer before its end
+    await stop(doomed); // or it may answer before its end
     expect(heir.lines.includes("got /slow")).toBe(false);
     await doomed.kill();
     const response = await pending;
@@ -108,8 +108,7 @@ test("an idempotent request is tried at most twice, within its first timeout", a
 test("a stopped worker delays only its own requests, and goes on when it is continued", async () => {
   await using space = new Workspace();
   const { bus, child: stopped } = await space.remote("worker.ts");
-  stopped.process.kill("SIGSTOP");
-  await until(() => stateOf(stopped.pid) === "T", "it is stopped");
+  await stop(stopped);
   const late = rejection<RequestTimeoutError>(bus.request({ path: "/", body: "late" }, { timeout: 100 }));
   space.child("worker.ts");
   await bus.ready({ workers: 2 });
@@ -129,8 +128,7 @@ test("a stopped worker delays only its own requests, and goes on when it is cont
 test("a worker that was stopped once and continues gets its share of a light load again within a second or two", async () => {
   await using space = new Workspace();
   const { bus, child: stopped } = await space.remote("worker.ts");
-  stopped.process.kill("SIGSTOP");
-  await until(() => stateOf(stopped.pid) === "T", "it is stopped");
+  await stop(stopped);
   expect(await rejection(bus.request({ path: "/" }, { timeout: 30 }))).toBeInstanceOf(RequestTimeoutError);
   const other = space.child("worker.ts");
   await bus.ready({ workers: 2 });
@@ -220,7 +218,7 @@ test("a worker is killed before it claimed any request: they wait for the next w
   await using space = new Workspace();
   const { bus, child: doomed } = await space.remote("worker.ts");
   await doomed.line("serving");
-  doomed.process.kill("SIGSTOP");
+  await stop(doomed);
   const answered = bus.request({ path: "/", body: "later" });
   const expired = rejection(bus.request({ path: "/" }, { timeout: 300 }));
   expect(bus.diagnostics().slots.filter(({ state }) => state === "READY").length).toBe(2);
@@ -300,8 +298,3 @@ test("a killed worker's quarantined slots are gone with it", async () => {
   await until(() => bus.workers.length === 0, "the death is noticed");
   expect([bus.stats().inFlight, bus.diagnostics().slots]).toEqual([0, []]);
 });
-
-/** `S` sleeps, `R` runs, `T` is stopped. */
-function stateOf(pid: number): string {
-  return /^State:\s+(\S)/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))![1]!;
-}

@@ -20,7 +20,7 @@ import type { FleetOptions } from "../src/fleet/options.ts";
 import { SlotBus, SlotWorker } from "../src/index.ts";
 import { C, FIELDS, native, type Pointer } from "../src/native/library.ts";
 import { FleetSpace, words } from "./fleet-space.ts";
-import { descriptors, rejection, until } from "./support.ts";
+import { descriptors, rejection, stop, until } from "./support.ts";
 
 const EVENTS = { rings: { events: { frames: 64, frameBytes: 64 } } };
 
@@ -294,8 +294,7 @@ describe("living and dying", () => {
     const fleet = await space.join(EVENTS);
     const child = space.child("fleet-member.ts", "idle");
     await child.line("joined");
-    child.process.kill("SIGSTOP");
-    await until(() => readFileSync(`/proc/${child.pid}/stat`, "latin1").includes(") T "), "the child is stopped");
+    await stop(child);
     expect(fleet.members().length).toBe(2);
   });
 

@@ -10,7 +10,7 @@ import { HubClient } from "../src/hub/client.ts";
 import { hubOptions } from "../src/hub/options.ts";
 import { Registry } from "../src/hub/registry.ts";
 import { Stage } from "./hub-stage.ts";
-import { rejection, until, Workspace } from "./support.ts";
+import { rejection, stop, until, Workspace } from "./support.ts";
 
 /** Ignores processes that come and go. */
 const nobody = { changed: () => {}, tell: () => {} };
@@ -383,7 +383,7 @@ describe("workers", () => {
     await stage.hub.close({ timeout: 0 });
     await first.line("disconnected");
     await second.line("disconnected");
-    second.process.kill("SIGSTOP"); // it takes longer
+    await stop(second); // it takes longer
     first.lines.length = second.lines.length = 0;
     await stage.start({ goneFor: 3_000 });
     await first.line("connected");
@@ -627,6 +627,27 @@ describe("workers", () => {
     expect(readdirSync(workspace.directory)).toEqual([]);
     expect(await registered).toMatchObject({ status: 503, code: "CLOSING" });
     expect(await rejection(registry.register("b", [], null))).toMatchObject({ status: 503, code: "CLOSING" });
+  });
+
+  test("a request that waits for a worker gets NO_WORKER when the hub forgets the worker, and CLOSING when the hub closes", async () => {
+    await using stage = await Stage.open({ goneFor: 50 });
+    const client = stage.client();
+    const routes = [{ method: "GET", path: "/ghost" }];
+    const register = () => client.call<{ worker_id: string }>("/internal/register", { name: "ghost", routes });
+    const waiting = async (): Promise<{ answer: Promise<Response> }> => {
+      const answer = stage.fetch("/ghost");
+      const metrics = async (): Promise<string> => (await stage.fetch("/_slotbus/metrics")).text();
+      await until(async () => /^slotbus_hub_queued\{.*\} 1$/m.test(await metrics()), "the request waits");
+      return { answer };
+    };
+    const { worker_id } = await register();
+    const forgotten = await waiting();
+    await client.call("/internal/unregister", { worker_id });
+    expect(await failureOf(await forgotten.answer)).toEqual({ status: 503, code: "NO_WORKER" });
+    await register();
+    const last = await waiting();
+    await stage.hub.close({ timeout: 0 });
+    expect(await last.answer.then(failureOf)).toEqual({ status: 503, code: "CLOSING" });
   });
 
   test("a worker that registers and does not attach within 5 s is forgotten; an attached worker stays", async () => {

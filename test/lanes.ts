@@ -9,6 +9,7 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { findLauncher, findLibrary } from "../src/native/find.ts";
 import type { Expected } from "./ci/stages.ts";
 
 /** Time limit of a test that has none of its own, in ms: it ends a test that hangs, also on a busy machine. */
@@ -27,6 +28,9 @@ async function lane(name: string, words: string[]): Promise<number> {
   return await Bun.spawn(command, { stdio: ["ignore", "inherit", "inherit"] }).exited;
 }
 
+// They build it if it is old: here, not within the time limit of a test, and not twice at once.
+findLibrary();
+findLauncher();
 if (args.length > 0 && values.junit === undefined) process.exit(await lane("chosen", args));
 const processes = `--parallel=${Math.min(2, availableParallelism())}`;
 const codes = [

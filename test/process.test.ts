@@ -5,12 +5,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type SlotWorkerOptions, WorkerDiedError } from "../src/index.ts";
 import { leaves } from "./leaks.ts";
-import { descriptors, rejection, until, Workspace } from "./support.ts";
-
-/** `S` sleeps, `R` runs, `T` is stopped, `Z` has ended. */
-function stateOf(pid: number): string {
-  return /^State:\s+(\S)/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))![1]!;
-}
+import { descriptors, rejection, stateOf, stop, until, Workspace } from "./support.ts";
 
 describe("the end of a process", () => {
   for (const mode of ["idle", "served", "waiting", "unref"]) {
@@ -84,8 +79,7 @@ describe("the end of a process", () => {
   test("without drainOnSigterm SIGTERM ends a worker at once, and its request rejects with WorkerDiedError", async () => {
     await using space = new Workspace();
     const { bus, child } = await space.remote("closing-worker.ts");
-    child.process.kill("SIGSTOP"); // so that it still has the request when it ends
-    await until(() => stateOf(child.pid) === "T", "it is stopped");
+    await stop(child); // so that it still has the request when it ends
     const waiting = bus.request({ path: "/" }, { timeout: 5_000, waitForWorker: false });
     child.process.kill("SIGTERM");
     child.process.kill("SIGCONT");

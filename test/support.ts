@@ -55,6 +55,25 @@ export class Child implements AsyncDisposable {
   }
 }
 
+/**
+ * Stops a process with SIGSTOP. Resolves when all its threads have stopped: the signal reaches one of them, and the others
+ * run until that one has handled it.
+ */
+export async function stop({ pid }: { pid: number }): Promise<void> {
+  process.kill(pid, "SIGSTOP");
+  const threads = (): string[] => readdirSync(`/proc/${pid}/task`);
+  await until(() => threads().every((thread) => stateOf(pid, thread) === "T"), `process ${pid} is stopped`);
+}
+
+/** State of a process or thread: `S` sleeps, `R` runs, `T` is stopped, `Z` has ended; `""` if there is none. */
+export function stateOf(pid: number, thread = `${pid}`): string {
+  try {
+    return readFileSync(`/proc/${pid}/task/${thread}/stat`, "latin1").split(") ")[1]![0]!;
+  } catch {
+    return "";
+  }
+}
+
 let serial = 0;
 
 /** A runtime directory, with its buses, workers and children. Disposing closes all and expects an empty directory. */

@@ -34,15 +34,19 @@ export class Failure extends Error {
 /** Header of failures that a client may retry after a second. */
 export const RETRY = { "retry-after": "1" };
 
-/** Converts an error of the bus to a response. A worker's error message stays in the worker's log: clients do not see it. */
-export function failureOf(error: unknown): Failure {
+/**
+ * Converts an error of the bus to a response. A worker's error message stays in the worker's log: clients do not see it.
+ * `isClosing`: of the hub. Otherwise a bus was closed because its last worker is gone.
+ */
+export function failureOf(error: unknown, isClosing: boolean): Failure {
   if (error instanceof Failure) return error;
-  if (error instanceof NoWorkerError) return new Failure(503, "NO_WORKER", "No worker serves this route.", RETRY);
-  if (error instanceof BusOverloadedError)
-    return new Failure(503, "OVERLOADED", "Too many requests are waiting for a worker.", RETRY);
   if (error instanceof ClosedError && error.mayHaveExecuted)
     return new Failure(502, "HUB_CLOSED", "The hub closed before the worker responded.");
-  if (error instanceof ClosedError) return closing();
+  if (error instanceof ClosedError && isClosing) return closing();
+  if (error instanceof NoWorkerError || error instanceof ClosedError)
+    return new Failure(503, "NO_WORKER", "No worker serves this route.", RETRY);
+  if (error instanceof BusOverloadedError)
+    return new Failure(503, "OVERLOADED", "Too many requests are waiting for a worker.", RETRY);
   if (error instanceof RequestTimeoutError) return new Failure(504, "TIMEOUT", "The worker did not respond in time.");
   if (error instanceof WorkerDiedError) return new Failure(502, "WORKER_DIED", "The worker died before it responded.");
   const isOfRequest = error instanceof SlotbusError && !error.mayHaveExecuted;

@@ -302,7 +302,8 @@ export class Hub extends Closing<HubEvents> {
   }
 
   #fail(error: unknown, id: string): Response {
-    if (error instanceof Failure || error instanceof SlotbusError) return failureOf(error).toResponse(id);
+    if (error instanceof Failure || error instanceof SlotbusError)
+      return failureOf(error, this.#registry.isClosed).toResponse(id);
     // The client has disconnected and does not see this response.
     if (error instanceof DOMException && error.name === "AbortError") return new Response(null, { status: 499 });
     return new Failure(500, "INTERNAL", "The hub failed to handle the request.").toResponse(id);

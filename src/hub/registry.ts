@@ -24,7 +24,8 @@ export class Registry {
   /** Current routes; replaced as a whole when they change. */
   table = new RouteTable<Service>([]);
   #sweep: ReturnType<typeof setTimeout> | null = null;
-  #closed = false;
+  /** Whether the hub drains or closes. */
+  isClosed = false;
   /** Whether a worker of the previous hub has reconnected; then others may still follow. */
   someReturned = false;
 
@@ -85,21 +86,21 @@ export class Registry {
   }
 
   async #end(how: (service: Service) => Promise<void>): Promise<void> {
-    this.#closed = true;
+    this.isClosed = true;
     if (this.#sweep) clearTimeout(this.#sweep);
     const all = await Promise.allSettled(this.#services.values()); // includes services that are still being created
     await Promise.all(all.map((made) => made.status === "fulfilled" && how(made.value)));
   }
 
   async #service(name: string): Promise<Service> {
-    if (this.#closed) throw closing();
+    if (this.isClosed) throw closing();
     const known = this.#services.get(name);
     if (known) return known;
     const making = Service.create(name, this.#options, { ...this.#audience, changed: () => this.#changed() });
     this.#services.set(name, making);
     try {
       const service = await making;
-      if (this.#closed) throw closing();
+      if (this.isClosed) throw closing();
       this.#live.push(service);
       this.#changed();
       return service;
@@ -133,7 +134,7 @@ export class Registry {
   #changed(): void {
     this.#audience.changed();
     const gone = this.#live.filter((service) => !service.isThere);
-    if (this.#closed || this.#sweep || gone.length === 0) return;
+    if (this.isClosed || this.#sweep || gone.length === 0) return;
     const longest = Math.max(...gone.map((service) => service.goneFor));
     this.#sweep = setTimeout(() => this.#forgetGone(), Math.max(0, this.#options.goneFor - longest) + 1);
     this.#sweep.unref();
@@ -145,7 +146,7 @@ export class Registry {
     this.#live = this.#live.filter((service) => !gone.includes(service));
     for (const service of gone) {
       this.#services.delete(service.name);
-      void service.close();
+      void service.close({ timeout: 0 });
     }
     if (gone.length > 0) this.#rebuild();
     this.#changed();

@@ -137,7 +137,7 @@ export class Service {
     return true;
   }
 
-  async close(limit?: { timeout: number }): Promise<void> {
+  async close(limit: { timeout: number }): Promise<void> {
     if (this.#arrival) clearTimeout(this.#arrival);
     await this.bus.close(limit);
   }

@@ -207,7 +207,7 @@ export const hubRules: LibraryRule[] = [
     file: "hub/registry.ts",
     edits: [
       [
-        "      const service = await making;\n      if (this.#closed) throw closing();\n",
+        "      const service = await making;\n      if (this.isClosed) throw closing();\n",
         "      const service = await making;\n",
       ],
     ],
@@ -540,7 +540,7 @@ export const hubRules: LibraryRule[] = [
   {
     rule: "a hub closes the bus of a worker name that is gone for good",
     file: "hub/registry.ts",
-    edits: [["      void service.close();\n", "      void service;\n"]],
+    edits: [["      void service.close({ timeout: 0 });\n", "      void service;\n"]],
     suite: "hub",
     test: "a worker that dies with a request gives 502; then its routes are 503, and after a while 404",
   },
