@@ -377,7 +377,7 @@ describe("workers of a bus", () => {
     await using space = new Workspace();
     const child = space.child("paused-client.ts", entry);
     await child.line("paused");
-    await until(() => child.process.exitCode !== null, "its end by itself", 5_000);
+    await until(() => child.process.exitCode !== null, "its end by itself");
     expect(child.process.exitCode).toBe(0);
   });
 
