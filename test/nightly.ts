@@ -1,6 +1,7 @@
 /**
  * What takes too long for CI, in parts of at most half an hour. A part that passed for the files of today is not run again, so a
- * night that was interrupted continues where it ended. Prints a line for each part; the last line is "N passed, N failed".
+ * night that was interrupted continues where it ended; `nightly.json` has what passed. Prints a line for each part; the last line
+ * is "N passed, N failed".
  *
  *     npm run nightly                 what is left of all parts
  *     npm run nightly -- PART ...     these parts, whether they passed or not
@@ -10,7 +11,8 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { forward, linesOf } from "./outcomes.ts";
-import { filesOf, Inputs, LIBRARY, PROVED, type Proved, ProvedRecord } from "./prove/proved.ts";
+import { filesOf, Inputs, inputsOf, LIBRARY, PROVED, type Proved, ProvedRecord } from "./prove/proved.ts";
+import { proofs } from "./prove/proofs.ts";
 
 /** Longest time of a part, in seconds. It fails after that. */
 const LIMIT = 30 * 60;
@@ -46,6 +48,19 @@ export const parts: { [part: string]: string } = {
 };
 
 const root = join(import.meta.dir, "..");
+const RECORD = "test/nightly.json";
+
+/** Hash of what a part depends on: for a proof, a model or worlds their own files and the library, for other parts all files. */
+function hashOf(part: string, inputs: Inputs): string {
+  const program = /test\/(?:prove|model|replay)\/\S+\.ts/.exec(parts[part]!)?.[0];
+  const known = Object.values(proofs).find((proof) => proof.program === program);
+  if (program) return inputs.hash(inputsOf(known ?? { program, folders: ["test/replay"] }, inputs), parts[part]!);
+  const all = filesOf([...LIBRARY, "test", "bench", "docs", "examples", "pack.ts", "README.md"]);
+  return inputs.hash(
+    all.filter((file) => file !== PROVED && file !== RECORD),
+    parts[part]!,
+  );
+}
 
 function lineOf(part: string, { date, seconds, figures }: Proved): string {
   return `passed ${part} on ${date} in ${Math.ceil(seconds / 60)} min: ${figures}`;
@@ -57,12 +72,12 @@ async function main(): Promise<void> {
   const { values, positionals } = parseArgs({ options: { list: { type: "boolean" } }, allowPositionals: true });
   const unknown = positionals.find((part) => !(part in parts));
   if (unknown) throw new Error(`There is no part "${unknown}". Choose from: ${Object.keys(parts).join(", ")}.`);
-  const files = filesOf([...LIBRARY, "test", "bench", "docs", "examples", "pack.ts", "README.md"]);
-  const hash = new Inputs().hash(files.filter((one) => one !== PROVED));
-  const record = new ProvedRecord(join(root, ".nightly.json"));
+  const inputs = new Inputs();
+  const hashes = Object.fromEntries(Object.keys(parts).map((part) => [part, hashOf(part, inputs)]));
+  const record = new ProvedRecord(join(root, RECORD));
   if (values.list) {
     for (const [part, command] of Object.entries(parts)) {
-      const passed = record.find(part, hash);
+      const passed = record.find(part, hashes[part]!);
       process.stdout.write(`${passed ? lineOf(part, passed) : `left   ${part}: ${command}`}\n`);
     }
     return;
@@ -71,8 +86,9 @@ async function main(): Promise<void> {
   let failed = 0;
   for (const part of positionals.length > 0
     ? positionals
-    : Object.keys(parts).filter((one) => !record.find(one, hash))) {
+    : Object.keys(parts).filter((one) => !record.find(one, hashes[one]!))) {
     process.stdout.write(`\n== ${part}: ${parts[part]}\n`);
+    const hash = hashes[part]!;
     const started = performance.now();
     const { code, stdout, output } = await forward(["timeout", "-k", "10", String(LIMIT), ...parts[part]!.split(" ")]);
     const seconds = (performance.now() - started) / 1000;

@@ -138,7 +138,7 @@ export interface ProofProgram {
 }
 
 /** Files on which a proof depends. */
-export function inputsOf({ program, folders = [], isApart }: ProofProgram, inputs: Inputs): string[] {
+export function inputsOf({ program, folders = [], isApart }: Omit<ProofProgram, "again">, inputs: Inputs): string[] {
   const own = filesOf([program.replace(/\.ts$/, ""), ...folders]);
   return [...inputs.closure([program, ...own]), ...(isApart ? [] : filesOf(LIBRARY))];
 }
