@@ -8,6 +8,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { lives } from "./line-transport.ts";
 import { until, Workspace } from "./support.ts";
+import { within } from "./wait.ts";
 
 /** Child processes at a time: the machine has other work. */
 const CHILDREN = 4;
@@ -57,7 +58,7 @@ async function walk(id: string, mode: "top" | "main", isKept: boolean): Promise<
   const child = space.child("alive.ts", id, mode);
   await child.line("pending");
   const stays = async (ms: number): Promise<void> => {
-    await Promise.race([child.process.exited, Bun.sleep(ms)]);
+    await within(child.process.exited, ms);
     expect(child.process.exitCode).toBeNull();
   };
   await stays(STAYS_MS);

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { openSync, renameSync, truncateSync, writeFileSync } from "node:fs";
+import { linkSync, openSync, renameSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   FleetBusyError,
@@ -18,6 +18,7 @@ import { EventBus, topic } from "../src/events/index.ts";
 import { Fleet } from "../src/fleet/fleet.ts";
 import type { FleetOptions } from "../src/fleet/options.ts";
 import { SlotBus, SlotWorker } from "../src/index.ts";
+import { callError } from "../src/native/fleet-failure.ts";
 import { C, FIELDS, native, type Pointer } from "../src/native/library.ts";
 import { FleetSpace, words } from "./fleet-space.ts";
 import { descriptors, rejection, stop, until } from "./support.ts";
@@ -143,6 +144,36 @@ describe("joining", () => {
       expect(await rejection(space.observe())).toMatchObject({ code: "FLEET_CORRUPT" });
       expect(readFileSync(space.file).equals(content)).toBe(true);
     }
+  });
+
+  test("a directory, a link and a file with a second name in its place are refused, and the error says what is there", async () => {
+    await using space = new FleetSpace();
+    const other = join(space.directory, "other");
+    const places: [what: string, make: () => void][] = [
+      ["a directory, uid", () => mkdirSync(space.file)],
+      ["a symbolic link, uid", () => symlinkSync(other, space.file)],
+      ["a file of 4 bytes", () => linkSync(other, space.file)],
+    ];
+    writeFileSync(other, "mine", { mode: 0o600 });
+    for (const [what, make] of places) {
+      make();
+      const error = await rejection(space.join());
+      expect(error).toMatchObject({ code: "PERMISSION_DENIED" });
+      expect(error.message).toContain(`${space.file} is ${what}`);
+      rmSync(space.file, { recursive: true });
+    }
+    expect(readFileSync(other, "utf8")).toBe("mine");
+    rmSync(other);
+  });
+
+  test("a failed call on a fleet has its own type of error for each reason", () => {
+    const of = (code: number): Error => callError(-code, "Cannot poll the cursor");
+    expect(of(C.SB_EBUSY)).toBeInstanceOf(FleetBusyError);
+    expect(of(C.SB_EINVAL)).toBeInstanceOf(InvalidConfigError);
+    expect(of(C.SB_ECORRUPT)).toMatchObject({ code: "FLEET_CORRUPT" });
+    expect(of(C.SB_ENOSPACE)).toMatchObject({ code: "RESOURCE" });
+    for (const code of [C.SB_EINVAL, C.SB_ECORRUPT, C.SB_ENOSPACE])
+      expect(of(code).message).toMatch(/^Cannot poll the cursor: .+\.$/);
   });
 
   test("a truncated file is an error, not a signal", async () => {

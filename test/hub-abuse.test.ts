@@ -1,11 +1,12 @@
 /** What clients and workers may do to a hub, byte by byte: no crash, no smuggling, no delay for other clients. */
 
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Arena, bodyOffset, encodeHead } from "../src/bus/codec.ts";
 import type { HubError } from "../src/errors.ts";
 import { get, post, Wire, Wires } from "./hub-wire.ts";
 import { C } from "../src/native/library.ts";
 import { RawWorker } from "./raw-worker.ts";
+import { leaves } from "./leaks.ts";
 import { type Child, rejection, until } from "./support.ts";
 
 setDefaultTimeout(30_000); // longer than any `until`
@@ -33,6 +34,7 @@ beforeAll(async () => {
   worker = await wires.worker();
 });
 afterAll(() => wires[Symbol.asyncDispose]());
+beforeEach(() => leaves(/^armed timer/)); // the hub outlives each test, and its timers with it
 
 describe("a request that two servers would parse differently", () => {
   const refused: [what: string, bytes: string, status: number][] = [

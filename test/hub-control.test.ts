@@ -1,12 +1,13 @@
 /** Who may call a hub's control plane, on its socket or on a port, and which registrations it accepts. */
 
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { connect, type NetConnectOpts } from "node:net";
 import { join } from "node:path";
 import { HubError, InvalidConfigError } from "../src/errors.ts";
 import { Hub, type HubOptions, type HubRoutes } from "../src/hub/index.ts";
 import { Stage } from "./hub-stage.ts";
+import { leaves } from "./leaks.ts";
 import { rejection, Workspace } from "./support.ts";
 
 const TOKEN = "a-token-of-24-characters";
@@ -16,6 +17,7 @@ beforeAll(async () => {
   stage = await Stage.open({ control: { port: 0, token: TOKEN } });
 });
 afterAll(() => stage[Symbol.asyncDispose]());
+beforeEach(() => leaves(/^armed timer/)); // the hub outlives each test, and its timers with it
 
 const socketOf = (): string => join(stage.workspace.directory, "hub.control");
 

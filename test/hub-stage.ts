@@ -59,10 +59,13 @@ export class Stage implements AsyncDisposable {
     const { promise, resolve } = Promise.withResolvers<string>();
     let answer = "";
     const socket = connect(Number(this.hub.url!.port), "127.0.0.1", () => socket.write(text));
+    const timer = setTimeout(() => socket.destroy(), ms);
     socket.on("data", (data) => (answer += data.toString("latin1")));
-    socket.on("close", () => resolve(answer));
-    socket.on("error", () => resolve(answer));
-    setTimeout(() => socket.destroy(), ms).unref();
+    socket.on("close", () => {
+      clearTimeout(timer);
+      resolve(answer);
+    });
+    socket.on("error", () => {}); // `close` follows
     return promise;
   }
 

@@ -5,6 +5,7 @@ import { connect, type Socket } from "node:net";
 import { HubClient } from "../src/hub/client.ts";
 import type { HubOptions } from "../src/hub/index.ts";
 import { Child, until, Workspace } from "./support.ts";
+import { within } from "./wait.ts";
 
 /** A connection that records the bytes it receives. */
 export class Wire {
@@ -108,7 +109,7 @@ export class Wires implements AsyncDisposable {
     for (const wire of this.#wires) wire.close();
     for (const child of this.#children.reverse()) {
       child.process.kill("SIGTERM");
-      await Promise.race([child.process.exited, Bun.sleep(8_000)]);
+      await within(child.process.exited, 8_000);
       await child.kill();
     }
     await this.workspace[Symbol.asyncDispose]();

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { Elysia } from "elysia";
 import { Hono } from "hono";
 import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -10,6 +10,7 @@ import { HubClient } from "../src/hub/client.ts";
 import { hubOptions } from "../src/hub/options.ts";
 import { Registry } from "../src/hub/registry.ts";
 import { Stage } from "./hub-stage.ts";
+import { leaves } from "./leaks.ts";
 import { rejection, stop, until, Workspace } from "./support.ts";
 
 /** Ignores processes that come and go. */
@@ -29,6 +30,7 @@ describe("a request", () => {
     await stage.worker();
   });
   afterAll(() => stage[Symbol.asyncDispose]());
+  beforeEach(() => leaves(/^armed timer/)); // the hub outlives each test, and its timers with it
 
   test("goes to a worker in another process, by its route, with parameters and query", async () => {
     const response = await stage.fetch("/w/users/a%20b?x=1&x=2");
@@ -894,6 +896,33 @@ describe("start and end", () => {
         "/d/*": ({ params }) => JSON.stringify(params satisfies {}),
       }),
     ).toBe(4);
+  });
+
+  test("a handler sees its request: method, path, route, ids, parameters, query, headers, and a signal", async () => {
+    await using stage = await Stage.open();
+    const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    await using worker = await stage.serve({
+      "/users/:id/*rest": ({ method, path, pattern, id, traceparent: trace, params, query, headers, signal }) => ({
+        json: [method, path, pattern, id, trace, params, [...query], headers.get("x-kind"), signal.aborted],
+      }),
+    });
+    const headers = { "x-request-id": "request-7", "x-kind": "odd", traceparent };
+    const response = await stage.fetch("/users/a%20b/c/d?x=1&x=2", { method: "PUT", headers });
+    expect((await response.json()) as unknown).toEqual([
+      "PUT",
+      "/users/a%20b/c/d",
+      "/users/:id/*rest",
+      "request-7",
+      traceparent,
+      { id: "a b", rest: "c/d" },
+      [
+        ["x", "1"],
+        ["x", "2"],
+      ],
+      "odd",
+      false,
+    ]);
+    expect(worker.connected).toBe(true);
   });
 
   test("a worker waits for its hub, and serves each route with its methods", async () => {

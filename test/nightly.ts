@@ -45,6 +45,7 @@ export const parts: { [part: string]: string } = {
   worlds: "bun test/replay/run.ts --worlds 1000000000 --seconds 1500",
   "real-worlds": "bun test/replay/real/run.ts --worlds 1000000 --seconds 1500",
   "planted-faults": "bun test/replay/planted.ts",
+  "coverage-src": "bun test/coverage/run.ts",
 };
 
 const root = join(import.meta.dir, "..");

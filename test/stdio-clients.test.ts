@@ -1,6 +1,6 @@
 /** Who may use a server of a stdio bus: bytes from browsers, connections without the token, broken JSON-RPC. */
 
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect, type NetConnectOpts, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -9,6 +9,7 @@ import type { StdioBus } from "../src/stdio/bus.ts";
 import type { Framing } from "../src/stdio/framing.ts";
 import type { ServeOptions } from "../src/stdio/options.ts";
 import type { StdioServer } from "../src/stdio/server.ts";
+import { leaves } from "./leaks.ts";
 import { fixture, running } from "./stdio-stage.ts";
 import { until } from "./wait.ts";
 
@@ -24,6 +25,7 @@ beforeAll(async () => {
     { refused: (reason) => told.push(reason), fault: ({ message }) => told.push(`worker: ${message}`) },
   );
 });
+beforeEach(() => leaves(/^armed timer/)); // the bus outlives each test, and its timers with it
 afterAll(async () => {
   await bus.close();
   rmSync(directory, { recursive: true });

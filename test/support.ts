@@ -5,6 +5,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Handler, SlotBus, type SlotBusOptions, SlotWorker, type SlotWorkerOptions } from "../src/index.ts";
+import { judgeSlots } from "./slots.ts";
 import { rejection, until } from "./wait.ts";
 
 export { rejection, until };
@@ -118,6 +119,9 @@ export class Workspace implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    const buses = this.#open.filter((one) => one instanceof SlotBus);
+    const workers = this.#open.filter((one) => one instanceof SlotWorker);
+    await judgeSlots(buses, workers);
     let unsettled = 0;
     for (const resource of this.#open.reverse()) {
       if (resource instanceof Child) await resource.kill();

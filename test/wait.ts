@@ -18,3 +18,14 @@ export async function rejection<T extends Error = Error>(promise: Promise<unknow
   if ("value" in outcome) throw new Error(`resolved with ${Bun.inspect(outcome.value)}`);
   return outcome.error as T;
 }
+
+/** Resolves as `promise` does, or to `undefined` after `ms`. Leaves no timer. */
+export async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
+  const over = Promise.withResolvers<undefined>();
+  const timer = setTimeout(over.resolve, ms);
+  try {
+    return await Promise.race([promise, over.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -32,6 +32,8 @@ export interface Expected {
   skips: { test: string; reason: string }[];
   /** Files that `../lanes.ts` runs one by one. */
   serial: { reason: string; files: string[] };
+  /** Percent of the lines of `src/` that the tests take at least: of all, and of each file that `below` does not list. */
+  lines: { least: number; file: number; below: { reason: string; files: string[] }[] };
 }
 
 /** `outcomes`: the stage tells them itself. `junit`: it is `../lanes.ts`. Otherwise it is one test. */
