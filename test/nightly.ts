@@ -42,6 +42,8 @@ export const parts: { [part: string]: string } = {
   "fleet-soak": prove("fleet-soak.ts long"),
   hub: prove("hub.ts quick"),
   stdio: prove("stdio.ts quick"),
+  together: prove("together.ts long"),
+  "together-planted": prove("together.ts quick --plant all"), // each of its processes leaks 20 bytes per request
   worlds: "bun test/replay/run.ts --worlds 1000000000 --seconds 1500",
   "real-worlds": "bun test/replay/real/run.ts --worlds 1000000 --seconds 1500",
   "planted-faults": "bun test/replay/planted.ts",

@@ -16,10 +16,11 @@ export class Actor<Report extends { is: string }, Order> {
   stopped = false;
   readonly #crew: Crew;
 
-  constructor(crew: Crew, program: string, args: string[]) {
+  /** `env`: variables besides the environment of this process. */
+  constructor(crew: Crew, program: string, args: string[], env: Record<string, string> = {}) {
     this.#crew = crew;
     this.process = Bun.spawn([process.execPath, join(import.meta.dir, program), ...args], {
-      env: { ...process.env, SLOTBUS_DIR: crew.busDirectory },
+      env: { ...process.env, SLOTBUS_DIR: crew.busDirectory, ...env },
       stdio: ["ignore", "inherit", "inherit"],
       ipc: (message: Report | Common) => {
         if (message.is === "broken") crew.problem((message as { what: string }).what);

@@ -13,6 +13,7 @@ import {
   WorkerDiedError,
 } from "../../src/index.ts";
 import { same } from "../support.ts";
+import { leakSome } from "./memory.ts";
 import * as b from "./soak/request-books.ts";
 import type { Times } from "./soak/times.ts";
 
@@ -150,6 +151,7 @@ export class Asker {
   }
 
   #make(mode: b.Mode, size: number): Asked {
+    leakSome();
     const id = this.#books.next++;
     const nonce = this.#random.next();
     const start = this.#random.below((POOL - size) / 4) * 4;

@@ -13,6 +13,7 @@ import {
 } from "../../src/index.ts";
 import { type Asker, gaveUp, LIMIT, TIMEOUT_MS } from "./asker.ts";
 import * as f from "./flows.ts";
+import { leakSome } from "./memory.ts";
 import * as b from "./soak/request-books.ts";
 
 /** Timeout of the body, unless the plan sets a short one. */
@@ -111,6 +112,7 @@ export class FlowAsker {
 
   #plan(long: boolean): Plan {
     const random = this.#random;
+    leakSome();
     const id = this.#books.next++;
     const nonce = random.next();
     const kind = random.pick(b.KINDS);

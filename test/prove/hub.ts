@@ -17,19 +17,9 @@ import { Actor, Crew, endOnSignal } from "./actor.ts";
 import { Histogram, sizeAsked } from "./figures.ts";
 import { Caller, ENDS, type End, type Stage, STATES, type State } from "./hub/caller.ts";
 import { EventAudit } from "./hub/event-audit.ts";
-import {
-  type Counted,
-  EVENTS,
-  HUB,
-  type HubReport,
-  type Order,
-  ROOMS,
-  SSE,
-  WORKER,
-  type WorkerReport,
-} from "./hub/rooms.ts";
-import { Course } from "./hub/course.ts";
+import { EVENTS, HUB, type HubReport, type Order, ROOMS, SSE, WORKER, type WorkerReport } from "./hub/rooms.ts";
 import { counted, Places, Subscriber } from "./hub/subscriber.ts";
+import { type Counted, Course, leaking } from "./memory.ts";
 import { Proof, say } from "./proof.ts";
 import { audit } from "./soak/audit.ts";
 import * as b from "./soak/request-books.ts";
@@ -121,7 +111,7 @@ async function startHub(): Promise<void> {
 
 /** Starts a worker, which publishes nothing yet. */
 async function startWorker(): Promise<Worker> {
-  const worker: Worker = new Actor(crew, "hub/worker.ts", [folder, String(publishers++), proof.text("leak")]);
+  const worker: Worker = new Actor(crew, "hub/worker.ts", [folder, String(publishers++)], leaking(proof.text("leak")));
   workers.push(worker);
   (await worker.loaded()).tell("go");
   return worker;
@@ -200,14 +190,7 @@ async function quiet(): Promise<Counted[]> {
   await reach("every request has settled", () => callers.every(({ state }) => state === "idle"));
   for (const worker of workers) await reach("a worker is connected", () => isOpen(worker));
   await tellAll("still", "still");
-  await reach("every subscriber is connected", () => subscribers.every((one) => one.isOpen));
-  const marks = await mark();
-  await reach("every subscriber has the mark of its room", () => {
-    return subscribers.every(
-      (one) => places.ids.has(marks[ROOMS.indexOf(one.room)]!) && one.known === places.newest.get(one.epoch),
-    );
-  });
-  eventAudit.judge(publishers, subscribers);
+  await eventAudit.settle(mark, reach, publishers, subscribers);
   await reach("no slot is in use, and the hub has no other client", async () => {
     const now = await picture();
     const processes = now.workers.flatMap((worker) => worker.processes);

@@ -14,5 +14,6 @@ export const proofs: { [name: string]: ProofProgram } = {
   soak: { program: "test/prove/soak.ts", again: "whole" },
   "fleet-soak": { program: "test/prove/fleet-soak.ts", again: "whole" },
   hub: { program: "test/prove/hub.ts", again: "whole" },
+  together: { program: "test/prove/together.ts", again: "whole", isLong: true },
   stdio: { program: "test/prove/stdio.ts", again: "whole" },
 };

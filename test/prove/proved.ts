@@ -135,6 +135,8 @@ export interface ProofProgram {
   again: "whole" | "part" | "rules";
   /** It does not depend on the library. */
   isApart?: boolean;
+  /** It takes too long for CI: `--ci` runs it only when it is named. */
+  isLong?: boolean;
 }
 
 /** Files on which a proof depends. */

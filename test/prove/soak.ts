@@ -258,8 +258,8 @@ async function quiet(): Promise<void> {
   for (const worker of workers) resume(worker);
   const life = lives.at(-1)!;
   client.tell({ do: "quiet", workers: WORKERS, killed: life.workersKilled });
-  const { faults, lost, rss } = await client.hear("quiet", 150_000);
-  life.rss.push(rss);
+  const { faults, lost, memory } = await client.hear("quiet", 150_000);
+  life.rss.push(memory.rss / 2 ** 20);
   tally.quiet++;
   tally.lost += lost;
   for (const worker of workers) {

@@ -8,7 +8,8 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Contest } from "../../../src/contest/index.ts";
 import { type EventBus, Fleet } from "../../../src/events/index.ts";
-import { descriptors, until } from "../../support.ts";
+import { until } from "../../support.ts";
+import * as memory from "../memory.ts";
 import { Random } from "../soak/request-books.ts";
 import { FleetBooks } from "./fleet-books.ts";
 import { type HoldOrder, Holding } from "./holder.ts";
@@ -37,11 +38,7 @@ export type Order =
   /** Ends what runs, leaves the fleet and ends. */
   | { do: "end" };
 
-export interface Count {
-  is: "count";
-  fds: number;
-  /** Bytes of memory. */
-  rss: number;
+export interface Count extends memory.Counted {
   members: number;
   /** Leases that somebody holds. */
   leases: number;
@@ -114,9 +111,7 @@ function fails(running: Promise<void>): void {
 
 function count(): Count {
   return {
-    is: "count",
-    fds: descriptors(),
-    rss: process.memoryUsage.rss(),
+    ...memory.count(),
     members: fleet.members().length,
     leases: contest.list().length,
     readers: readers.map((reader) => reader.report),

@@ -3,6 +3,7 @@
 import type { BusEvent, Cursor, CursorItem, EventBus, Fleet, Gap, Subscription } from "../../../src/events/index.ts";
 import { EventsLostError } from "../../../src/errors.ts";
 import type { Bookmark } from "../../../src/fleet/event-ring.ts";
+import { leakSome } from "../memory.ts";
 import type { FleetBooks } from "./fleet-books.ts";
 import { bytesOf, eventOf, FILTERS, FIRST_BUS, RINGS } from "./payloads.ts";
 
@@ -191,6 +192,7 @@ export class Reader {
   }
 
   #take(item: CursorItem | BusEvent | Gap): void {
+    leakSome();
     if ("topic" in item) {
       if (item.topic === null) this.#takeGap(item);
       else this.#takeEvent(item);

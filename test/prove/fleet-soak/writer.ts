@@ -2,6 +2,7 @@
 
 import type { EventBus, Fleet, Ring } from "../../../src/events/index.ts";
 import { FleetBusyError } from "../../../src/errors.ts";
+import { leakSome } from "../memory.ts";
 import type { Random } from "../soak/request-books.ts";
 import type { FleetBooks } from "./fleet-books.ts";
 import { bytesOf, eventOf, FIRST_BUS, RINGS } from "./payloads.ts";
@@ -34,6 +35,7 @@ export class Writer {
   /** Publishes one event. `false`: a stopped writer holds the lock, and nothing was published. */
   publish(ring: number): boolean {
     const number = this.#next[ring]!;
+    leakSome();
     const bus = this.#buses[ring];
     const told = bus ? eventOf(this.#life, number, ring) : null;
     const bytes = bus ? null : bytesOf(this.#life, number, ring);

@@ -22,6 +22,22 @@ export class EventAudit {
     this.#problem = problem;
   }
 
+  /** While no process publishes: waits until each subscriber has a mark, which `mark` publishes in each room, and judges. */
+  async settle(
+    mark: () => Promise<number[]>,
+    reach: (what: string, condition: () => boolean) => Promise<void>,
+    publishers: number,
+    subscribers: readonly Subscriber[],
+  ): Promise<void> {
+    await reach("every subscriber is connected", () => subscribers.every((one) => one.isOpen));
+    const marks = await mark();
+    const { ids, newest } = this.#places;
+    await reach("every subscriber has the mark of its room", () =>
+      subscribers.every((one) => ids.has(marks[ROOMS.indexOf(one.room)]!) && one.known === newest.get(one.epoch)),
+    );
+    this.judge(publishers, subscribers);
+  }
+
   /** No process publishes, and each subscriber got a mark. `publishers`: number of worker processes so far. */
   judge(publishers: number, subscribers: readonly Subscriber[]): void {
     const life = lifeOf(this.#books);
@@ -51,7 +67,7 @@ export class EventAudit {
       if (!(bits & INTENT)) break;
       const room = this.#books.outcome[event]!;
       const life = Math.floor(bits / LIFE);
-      const isSeen = this.#places.ids.has(event);
+      const isSeen = this.#places.ids.delete(event); // each event is judged once
       if (bits & REFUSED && isSeen) this.#problem(`event ${event} was refused, and sent`);
       if (bits & REFUSED) continue;
       const isOfBefore = (life + 1) % LIVES === this.#life && !(bits & DONE);

@@ -1,9 +1,7 @@
 /** Shared by the programs of the hub's proof: its streams, its events and the orders to its processes. */
 
-import { heapStats } from "bun:jsc";
-import { readFileSync } from "node:fs";
-import { descriptors, mappings } from "../../support.ts";
 import type { Common } from "../actor.ts";
+import type { Counted } from "../memory.ts";
 import type { RequestBooks } from "../soak/request-books.ts";
 
 export const HUB = "proof";
@@ -27,35 +25,11 @@ export type Room = (typeof ROOMS)[number];
 /** Orders to a worker. `still` ends its publications; `mark` publishes one event in each room. */
 export type Order = "go" | "end" | "still" | "mark" | "flood" | "resume" | "count";
 
-/** Open descriptors, mapped regions, bytes of living objects and their buffers, and resident bytes that no process shares. */
-export interface Counted {
-  is: "count";
-  fds: number;
-  maps: number;
-  heap: number;
-  rss: number;
-}
-
 export type WorkerReport = Common | Counted | { is: "open" | "still" | "flooded" } | { is: "marked"; events: number[] };
 export type HubReport = Common | Counted | { is: "open"; port: number };
 
-/** What this process has open, after a collection of garbage. */
-export function count(): Counted {
-  Bun.gc(true);
-  Bun.shrink();
-  const [, kib] = /^RssAnon:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "latin1"))!;
-  const { heapSize, extraMemorySize } = heapStats();
-  return {
-    is: "count",
-    fds: descriptors(),
-    maps: mappings(),
-    heap: heapSize + extraMemorySize,
-    rss: Number(kib) * 1024,
-  };
-}
-
 /** Events that one worker process may publish. Its event n has the number `life * EVENTS + n`. */
-export const EVENTS = 8_192;
+export const EVENTS = 16_384;
 
 /**
  * Bits of an event in `runs` of the books, written by its publisher; the five bits above them are the hub's life. `outcome` has

@@ -1,7 +1,8 @@
 /** `hub/server.ts`: the hub of the proof. Waits for "go", and reports its port. */
 
 import { Hub } from "../../../src/hub/index.ts";
-import { count, HUB, type HubReport, type Order, SSE, TIMEOUT_MS } from "./rooms.ts";
+import { count, leakSome, planted } from "../memory.ts";
+import { HUB, type HubReport, type Order, SSE, TIMEOUT_MS } from "./rooms.ts";
 
 let hub: Hub;
 
@@ -13,6 +14,7 @@ process.on("disconnect", () => process.exit(0));
 process.on("message", async (order: Order) => {
   if (order === "go") {
     hub = await Hub.start({ name: HUB, port: 0, timeout: TIMEOUT_MS, slots: 8, sse: SSE });
+    if (planted > 0) hub.on("request", () => leakSome());
     say({ is: "open", port: Number(hub.url!.port) });
   }
   if (order === "count") say(count());

@@ -188,7 +188,7 @@ export class Subscriber {
     const { ids, newest } = this.#places;
     const known = ids.get(event);
     if (known !== undefined && known !== id) this.#stage.eventProblem(`event ${event} has the ids ${known} and ${id}`);
-    ids.set(event, id);
+    if (known === undefined) ids.set(event, Buffer.from(id).toString()); // a part of a text keeps the whole text
     newest.set(epoch, Math.max(number, newest.get(epoch) ?? 0));
     const publisher = Math.floor(event / EVENTS);
     if (event <= (this.#newest.get(publisher) ?? -1)) this.#stage.eventProblem(`${this.room}: ${event} came too late`);

@@ -1,23 +1,19 @@
 /**
- * `hub/worker.ts FOLDER LIFE LEAK`: waits for "go", responds to the requests of the hub's proof, publishes events, and records
- * both. It leaks LEAK bytes per request, to show that the proof notices.
+ * `hub/worker.ts FOLDER LIFE`: waits for "go", responds to the requests of the hub's proof, publishes events, and records both.
  */
 
 import { join } from "node:path";
 import type { HubError } from "../../../src/errors.ts";
 import { type HubHandler, HubWorker, sse } from "../../../src/hub/index.ts";
 import { until } from "../../support.ts";
+import { count, leakSome } from "../memory.ts";
 import * as b from "../soak/request-books.ts";
 import * as rooms from "./rooms.ts";
 
-const [folder, life, leak] = process.argv.slice(2);
+const [folder, life] = process.argv.slice(2);
 const books = new b.RequestBooks(folder!);
 const events = new b.RequestBooks(join(folder!, "events"));
 const random = new b.Random(Number(life));
-const leaked: Uint8Array[] = [];
-/** Bytes that are allocated at once for the leak. */
-const PAGE = 4_096;
-let leakedBytes = 0;
 let worker: HubWorker;
 let isStill = true;
 let isPublishing = false;
@@ -33,14 +29,6 @@ function broken(what: string): void {
 
 // ---- requests ---------------------------------------------------------------------------------------------------------
 
-/** Leaks memory that is really used, a few bytes at a time. */
-function leakSome(bytes: number): void {
-  for (let i = 0; i < bytes; i++) {
-    if (leakedBytes % PAGE === 0) leaked.push(new Uint8Array(PAGE));
-    leaked.at(-1)![leakedBytes++ % PAGE] = 1;
-  }
-}
-
 async function* pieces(body: Uint8Array): AsyncGenerator<Uint8Array> {
   const step = Math.max(1, Math.ceil(body.length / 8));
   for (let at = 0; at < body.length; at += step) {
@@ -54,7 +42,7 @@ const work: HubHandler = async (request) => {
   const order = request.query.get("order")!.split(".").map(Number);
   const [id = -1, nonce = 0, sum = 0, bytes = 0, waitMs = 0, method = 0] = order;
   Atomics.add(books.runs, id, b.BEGAN);
-  leakSome(Number(leak));
+  leakSome();
   if (request.id !== String(id)) broken(`request ${request.id} has the query of ${id}`);
   if (request.method !== rooms.METHODS[method]) broken(`request ${id} came as ${request.method}`);
   const body = await request.bytes(); // rejects if its client leaves
@@ -128,7 +116,7 @@ process.on("disconnect", () => process.exit(0));
 process.on("message", async (order: rooms.Order) => {
   if (order === "go") await go();
   if (order === "resume") isStill = false;
-  if (order === "count") say(rooms.count());
+  if (order === "count") say(count());
   if (order === "still") {
     isStill = true;
     await until(() => !isPublishing, "the last publication has ended", 30_000);

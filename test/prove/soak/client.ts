@@ -1,6 +1,6 @@
 /** `soak/client.ts NAME BOOKS SEED REQUESTS`: waits for "go", then sends requests until the end; checks and records responses. */
 
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { SlotBus } from "../../../src/index.ts";
 import { descriptors, mappings, until } from "../../support.ts";
@@ -8,6 +8,7 @@ import { type Common, processState } from "../actor.ts";
 import { Asker, LIMIT, look, TIMEOUT_MS } from "../asker.ts";
 import { FlowAsker } from "../flow-asker.ts";
 import { sources } from "../flows.ts";
+import { count, type Counted } from "../memory.ts";
 import * as b from "./request-books.ts";
 import { Times } from "./times.ts";
 
@@ -15,17 +16,18 @@ import { Times } from "./times.ts";
 export type Order =
   | { do: "go" }
   | { do: "end" }
-  /** `killed`: workers killed in the life of this client so far. */
-  | { do: "quiet"; workers: number; killed: number }
+  /** `killed`: workers killed in the life of this client so far. `stays`: it sends nothing until `resume`. */
+  | { do: "quiet"; workers: number; killed: number; stays?: boolean }
+  | { do: "resume" }
   /** `pid` 0: the client itself. `want`: the state to wait for, for a short time. */
   | { do: "kill" | "stop"; pid: number; want: b.State };
 
-/** Messages of the client. `rss`: its own memory in MiB, without shared memory. */
+/** Messages of the client. */
 export type Report =
   | Common
   | { is: "open" }
   | { is: "faulted"; pid: number }
-  | { is: "quiet"; faults: string[]; lost: number; rss: number };
+  | { is: "quiet"; faults: string[]; lost: number; memory: Counted };
 
 const CALLERS = 56;
 const SLOTS = 16;
@@ -129,12 +131,13 @@ async function quiet(workers: number, killed: number): Promise<void> {
   await reach(() => asker.lent === 0, "every loan has ended", 10_000);
   await reach(() => bus.workers.length === workers, `${workers} workers are attached`, 20_000);
   await reach(() => bus.diagnostics().slots.every(({ state }) => state === "FREE"), "every slot is free", 20_000);
+  // A worker that ends an abandoned request frees the slot first, and reports that later.
+  await reach(() => bus.stats().inFlight === 0, "no request is in flight", 20_000);
   const stats = bus.stats();
   const { own } = asker;
   const equal = (what: string, is: number, should: number): void => {
     if (is !== should) faults.push(`${what}: ${is}, not ${should}`);
   };
-  equal("stats().inFlight", stats.inFlight, 0);
   equal("stats().queued", stats.queued, 0);
   equal("stats().workersEvicted", stats.workersEvicted, 0);
   equal("stats().workersLeft", stats.workersLeft, 0);
@@ -151,14 +154,7 @@ async function quiet(workers: number, killed: number): Promise<void> {
   const most = baseline;
   await reach(() => descriptors() <= most.fds, `no more than ${most.fds} descriptors`, 10_000);
   await reach(() => mappings() <= most.maps, `no more than ${most.maps} mappings`, 10_000);
-  Bun.gc(true);
-  say({ is: "quiet", faults, lost, rss: ownMemory() });
-  paused = false;
-}
-
-/** Resident memory that no other process shares, in MiB. */
-function ownMemory(): number {
-  return Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "latin1"))![1]) / 1024;
+  say({ is: "quiet", faults, lost, memory: count() });
 }
 
 async function open(): Promise<void> {
@@ -181,8 +177,11 @@ async function open(): Promise<void> {
 process.on("disconnect", () => process.exit(0));
 process.on("message", async (order: Order) => {
   if (order.do === "go") await open();
-  else if (order.do === "quiet") await quiet(order.workers, order.killed);
-  else if (order.do === "end") {
+  else if (order.do === "resume") paused = false;
+  else if (order.do === "quiet") {
+    await quiet(order.workers, order.killed);
+    paused = order.stays ?? false;
+  } else if (order.do === "end") {
     ending = true;
     await bus.close();
     await until(() => asker.waiting.size === 0, "the last request has settled").catch((error) => broken(error.message));

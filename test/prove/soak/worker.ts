@@ -2,9 +2,10 @@
 
 import { join } from "node:path";
 import { SlotWorker } from "../../../src/index.ts";
-import { descriptors, mappings, until } from "../../support.ts";
+import { until } from "../../support.ts";
 import { handle } from "../answers.ts";
 import { handleFlow, isFlow, sources } from "../flows.ts";
+import { count, leakSome } from "../memory.ts";
 import { RequestBooks } from "./request-books.ts";
 import { Times } from "./times.ts";
 
@@ -14,6 +15,8 @@ const times = new Times(directory!);
 let worker: SlotWorker | null = null;
 /** The last kill of the client that was noticed. */
 let heard = 0;
+/** Number of requests that it ran. */
+let ran = 0;
 
 async function go(): Promise<void> {
   await Bun.connect({
@@ -27,7 +30,11 @@ async function go(): Promise<void> {
     heard = times.clientKilledAt;
     times.hearClient();
   });
-  worker.serve((request) => (isFlow(request.path) ? handleFlow(books, request) : handle(books, request)));
+  worker.serve((request) => {
+    leakSome();
+    ran++;
+    return isFlow(request.path) ? handleFlow(books, request) : handle(books, request);
+  });
 }
 
 process.on("disconnect", () => process.exit(0));
@@ -35,7 +42,7 @@ process.on("message", async (order) => {
   if (order === "go") await go();
   if (order === "count") {
     await until(() => sources.open === 0, "the source of every stream has ended").catch(() => {});
-    process.send!({ is: "count", fds: descriptors(), maps: mappings(), sources: sources.open });
+    process.send!({ ...count(), sources: sources.open, ran });
   }
   if (order !== "end") return;
   await worker?.close();
