@@ -225,15 +225,17 @@ describe("one attempt", () => {
     const contest = await crew.contest("ada");
     const costs: number[] = [];
     for (let part = 0; part < 10; part++) {
-      const begun = performance.now();
+      const begun = process.cpuUsage();
       for (let i = 0; i < 100_000; i++) {
         const outcome = contest.tryClaim({ kind: "job", label: `${part} ${i}` }, { ttl: MINUTE });
         if (!outcome.claimed || !outcome.guard.release()) throw new Error(`not claimed: ${part} ${i}`);
       }
-      costs.push(performance.now() - begun);
+      const { user, system } = process.cpuUsage(begun);
+      costs.push(user + system);
     }
-    console.log(`claim and release: ${(costs.reduce((a, b) => a + b) / 1000).toFixed(2)} µs`);
-    expect(Math.min(...costs.slice(5))).toBeLessThan(3 * Math.max(...costs.slice(0, 5)));
+    console.log(`claim and release: ${(costs.reduce((a, b) => a + b) / 1e6).toFixed(2)} µs of a processor`);
+    const median = (part: number[]): number => part.toSorted((a, b) => a - b)[2]!;
+    expect(median(costs.slice(5))).toBeLessThan(2 * median(costs.slice(0, 5)));
   }, 60_000);
 });
 
@@ -690,10 +692,10 @@ describe("waiting", () => {
   test("the expiry of the holder's lease wakes a waiter, and a renewal keeps it waiting", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
-    const guard = won(ada.tryClaim(A, { ttl: 40 }));
-    const claim = bob.claim(A, { ttl: MINUTE, timeout: 2000 });
-    await Bun.sleep(20);
-    expect(guard.renew(100)).toBe(true);
+    const guard = won(ada.tryClaim(A, { ttl: 1_000 }));
+    const claim = bob.claim(A, { ttl: MINUTE, timeout: 5_000 });
+    await Bun.sleep(20); // bob waits for the first expiry
+    expect(guard.renew(1_500)).toBe(true);
     const mine = await claim;
     expect(mine.claimedAt).toBeGreaterThanOrEqual(guard.expiresAt);
     expect(mine.claimedAt - guard.expiresAt).toBeLessThan(1000);
@@ -758,8 +760,9 @@ describe("waiting", () => {
     expect(error).toBeInstanceOf(ClaimTimeoutError);
     expect([error.code, error.retryable, error.holder.token]).toEqual(["CLAIM_TIMEOUT", true, guard.token]);
     expect(error.message).toMatch(/The claim of "job" "a" timed out after 30 ms; "ada" \(pid \d+\) holds the lease/);
+    const next = bob.claim(A, { ttl: MINUTE }); // the release wakes bob's waiters: the one that timed out is not among them
     guard.release();
-    await Bun.sleep(10);
+    (await next).release();
     expect(ada.holder(A)).toBeNull();
   });
 
@@ -774,8 +777,9 @@ describe("waiting", () => {
     const claim = bob.claim(A, { ttl: 1, signal: controller.signal });
     controller.abort(reason);
     expect(await rejection(claim)).toBe(reason);
+    const next = bob.claim(A, { ttl: MINUTE });
     guard.release();
-    await Bun.sleep(10);
+    (await next).release();
     expect(ada.holder(A)).toBeNull();
   });
 

@@ -162,7 +162,8 @@ describe("a route of events", () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     expect((await stage.fetch("/w/feed/secret")).status).toBe(403);
-    await Bun.sleep(50);
+    (await Listener.open(stage, "/w/feed/7")).close();
+    await worker.line("disconnect 7"); // one for the other client would be before it
     expect(worker.lines).not.toContain("disconnect secret");
   });
 
@@ -247,13 +248,13 @@ describe("a route of events", () => {
 
   test("events pushed while a client was away are replayed", async () => {
     await using stage = await Stage.open();
-    await stage.worker();
+    const worker = await stage.worker();
     const emitter = stage.emitter();
     const client = await Listener.open(stage, "/w/feed/1");
     await emitter.ssePush("/w/feed/1", "a", "1");
     await until(() => client.events.length === 1, "the event");
     client.close();
-    await Bun.sleep(30);
+    await worker.line("disconnect 1");
     await emitter.ssePush("/w/feed/1", "a", "2");
     const again = await Listener.open(stage, "/w/feed/1", client.events[0]!.id);
     await until(() => again.events.length === 1, "what was missed");

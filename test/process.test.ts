@@ -5,7 +5,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type SlotWorkerOptions, WorkerDiedError } from "../src/index.ts";
 import { leaves } from "./leaks.ts";
-import { descriptors, rejection, stateOf, stop, until, Workspace } from "./support.ts";
+import { descriptors, processState, rejection, stop, until, Workspace } from "./support.ts";
 
 describe("the end of a process", () => {
   for (const mode of ["idle", "served", "waiting", "unref"]) {
@@ -245,7 +245,7 @@ describe("sleep", () => {
     await bus.request({ path: "/", body: "warm" });
     const wakeups = async (): Promise<number> => (await bus.request({ path: "/wakeups" })).json<number>();
     for (let i = 0; i < 5; i++) {
-      await until(() => stateOf(child.pid) === "S", "the worker sleeps");
+      await until(() => processState(child.pid) === "S", "the worker sleeps");
       const { promise, resolve } = Promise.withResolvers<void>();
       setTimeout(resolve, 60); // longer than the longest spin
       await promise;
@@ -258,7 +258,10 @@ describe("sleep", () => {
 
   test("client and worker do not wake during an idle second, by their own count", async () => {
     await using space = new Workspace();
-    const { bus, worker } = await space.pair((request) => request.body);
+    const { bus, worker } = await space.pair(async ({ path, body }) => {
+      if (path === "/late") await Bun.sleep(20);
+      return body;
+    });
     for (let i = 0; i < 100; i++) await bus.request({ path: "/", body: "x" });
     const pause = (ms: number): Promise<void> => {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -270,6 +273,10 @@ describe("sleep", () => {
     await pause(1_500);
     expect([bus.stats().wakeups, worker.wakeups, bus.stats().bells]).toEqual(before);
     expect((await bus.request({ path: "/", body: "awake" })).text()).toBe("awake");
-    expect(bus.stats().bells).toBe(before[2]! + 1); // so the counts are live
+    expect([worker.wakeups, bus.stats().bells]).toEqual([before[1]! + 1, before[2]! + 1]); // so the counts are live
+    await until(async () => {
+      await bus.request({ path: "/late" });
+      return bus.stats().wakeups > before[0]!;
+    }, "a late response wakes the client");
   });
 });

@@ -46,7 +46,7 @@ test("every counter is exact after a sequence that changes each of them", async 
   for (const answer of kept) expect(answer("late")).toBe("late");
   await until(() => bus.stats().inFlight === 0, "both slots are back");
 
-  const { roundTripUs, bells, wakeups, workers, ...counts } = bus.stats();
+  const { roundTripUs, workers, ...counts } = bus.stats();
   expect(counts).toEqual({
     published: 8,
     requests: 12, // 5, throw, line break, hang, hang, queued, overloaded, expired
@@ -72,9 +72,10 @@ test("every counter is exact after a sequence that changes each of them", async 
     unsettledAtEnd: 0,
     queued: 0,
     inFlight: 0,
+    bells: expect.any(Number), // `process.test.ts` judges these two
+    wakeups: expect.any(Number),
   });
   expect(workers).toEqual([{ pid: process.pid, concurrency: 2, inFlight: 0 }]);
-  expect([bells >= 0, wakeups >= 0]).toEqual([true, true]);
   expect(roundTripUs.p50).toBeGreaterThan(0);
   expect(roundTripUs.p99).toBeGreaterThanOrEqual(roundTripUs.p50);
   expect(roundTripUs.p999).toBeGreaterThanOrEqual(roundTripUs.p99);

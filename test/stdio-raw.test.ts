@@ -342,8 +342,8 @@ describe("clients", () => {
       const slow = await connect();
       slow.pause();
       slow.send({ id: "p", method: "count", params: 40_000 });
-      let bytes = -1;
-      for (let now = 0; now !== bytes; now = bus.stats().bytesOut) {
+      let bytes = 0;
+      for (let now = 0; now === 0 || now !== bytes; now = bus.stats().bytesOut) {
         bytes = now;
         await Bun.sleep(100);
       }

@@ -2,6 +2,7 @@
 
 import { heapStats } from "bun:jsc";
 import { describe, expect, spyOn, test } from "bun:test";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   BusOverloadedError,
@@ -870,7 +871,7 @@ describe("requests and notifications of workers", () => {
     const done = bus.request("flood", total, { timeout: 60_000 });
     let most = 0;
     let bytes = -1;
-    while (bytes !== bus.stats().bytesOut) {
+    while (bytes <= 0 || bytes !== bus.stats().bytesOut) {
       bytes = bus.stats().bytesOut;
       await Bun.sleep(200); // the pipe fills, and then nothing moves
     }
@@ -888,9 +889,11 @@ describe("requests and notifications of workers", () => {
   test('with "block" nothing that a worker told is lost when it ends or the bus stops, however late it is read', async () => {
     const bus = await running({ pools: [odd(soon)] });
     const subscription = bus.subscribe({ queue: { limit: 5, policy: "block" } });
-    const flood = rejection<WorkerDiedError>(bus.request("flood", 400));
+    using place = folder();
+    const file = join(place.path, "written");
+    const flood = rejection<WorkerDiedError>(bus.request("floodAndTell", file));
     await until(() => subscription.queued === 5, "a full queue");
-    await Bun.sleep(50); // it has written all of it by now: less than its pipe holds
+    await until(() => existsSync(file), "it has written all of it: less than its pipe holds");
     process.kill(bus.stats().workers[0]!.pid, "SIGKILL");
     expect(await flood).toBeInstanceOf(WorkerDiedError); // its answer was written, and could not be read in time
     for (let i = 0; i < 400; i++) expect((await subscription.next()).value!.params).toBe(i);

@@ -693,7 +693,7 @@ describe("an early end", () => {
     worker.serve(async (request) => {
       const chunks = request.incoming.chunks({ into: new Uint8Array(2) });
       const first = Buffer.from((await chunks.next()).value!).toString();
-      await Bun.sleep(20); // the rest is sent
+      await client.line("sent");
       process.kill(client.pid, "SIGKILL");
       await lost;
       const { text, error } = await readToError(chunks);

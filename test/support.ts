@@ -63,11 +63,11 @@ export class Child implements AsyncDisposable {
 export async function stop({ pid }: { pid: number }): Promise<void> {
   process.kill(pid, "SIGSTOP");
   const threads = (): string[] => readdirSync(`/proc/${pid}/task`);
-  await until(() => threads().every((thread) => stateOf(pid, thread) === "T"), `process ${pid} is stopped`);
+  await until(() => threads().every((thread) => processState(pid, thread) === "T"), `process ${pid} is stopped`);
 }
 
 /** State of a process or thread: `S` sleeps, `R` runs, `T` is stopped, `Z` has ended; `""` if there is none. */
-export function stateOf(pid: number, thread = `${pid}`): string {
+export function processState(pid: number, thread = `${pid}`): string {
   try {
     return readFileSync(`/proc/${pid}/task/${thread}/stat`, "latin1").split(") ")[1]![0]!;
   } catch {

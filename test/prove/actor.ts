@@ -1,8 +1,10 @@
 /** Shared by the proofs with many processes: children that send messages, and the state of a process. */
 
-import { readFileSync, rmSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { until } from "../support.ts";
+import { processState, until } from "../support.ts";
+
+export { processState };
 
 /** Messages of every child: `loaded` when it waits for orders, `broken` when it saw a broken promise. */
 export type Common = { is: "loaded" } | { is: "broken"; what: string };
@@ -59,8 +61,10 @@ export class Actor<Report extends { is: string }, Order> {
     return this.#crew.living.has(this);
   }
 
-  async gone(ms: number): Promise<void> {
-    await until(() => !this.isAlive, `pid ${this.pid} has ended`, ms);
+  async gone(ms = DIES_MS): Promise<void> {
+    await until(() => !this.isAlive, `pid ${this.pid} has ended`, ms).catch((error: Error) => {
+      throw new Error(`${error.message}; its threads: ${threadsOf(this.pid)}`);
+    });
   }
 }
 
@@ -94,12 +98,18 @@ export function endOnSignal(crew: Crew, folder: string): void {
   }
 }
 
-/** State of a process: `R` running, `S` sleeping, `T` stopped, `Z` dead; empty if there is no such process. */
-export function processState(pid: number): string {
+/** Longest time until a killed process is gone, in ms. On a busy machine its last thread can wait for 20 s inside the kernel. */
+export const DIES_MS = 180_000;
+
+/** State of each thread of a process, and where in the kernel it waits. */
+function threadsOf(pid: number): string {
   try {
-    return /\) (\S)/.exec(readFileSync(`/proc/${pid}/stat`, "latin1"))?.[1] ?? "";
-  } catch {
-    return "";
+    const folder = `/proc/${pid}/task`;
+    const read = (file: string): string => readFileSync(join(folder, file), "latin1");
+    const tell = (id: string): string => `${id} ${/\) (\S)/.exec(read(`${id}/stat`))?.[1]} ${read(`${id}/wchan`)}`;
+    return readdirSync(folder).map(tell).join(", ");
+  } catch (error) {
+    return String(error);
   }
 }
 

@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { EventBus, Fleet } from "../../src/events/index.ts";
 import type { Bookmark } from "../../src/fleet/event-ring.ts";
 import { until } from "../support.ts";
-import { Actor, Crew, endOnSignal } from "./actor.ts";
+import { Actor, Crew, DIES_MS, endOnSignal } from "./actor.ts";
 import { Histogram, sizeAsked } from "./figures.ts";
 import { type Fault, RingAudit } from "./fleet-soak/audit.ts";
 import {
@@ -58,7 +58,10 @@ const LOCK_STOP_MS = [1_100, 1_300] as const;
 const CALM_MS = 10_000;
 /** Before a quiet point, members only publish for this time up to twice this time. */
 const PUBLISH_MS = 30;
-/** After a kill, 99 % of the waiters get the lease within this time, or three times the delay of a bare socket's end. */
+/**
+ * After a kill, 99 % of the waiters (if they are few: all but one) get the lease within this time, or three times the delay of a
+ * bare socket's end. The kernel closes the socket, and frees the locks, when it has unmapped the memory of the killed process.
+ */
 const GRACE_MS = 100;
 /** The same limit for the slowest waiter. */
 const WORST_MS = 1_000;
@@ -259,7 +262,7 @@ async function strike({ actor, life, role }: Member, aim: Doing | null): Promise
   const stop = performance.now() + AIM_MS;
   if (aim && !actor.stopped) while (books.whatDid(life) !== aim && performance.now() < stop);
   books.kill(life, actor.pid);
-  await actor.gone(20_000);
+  await actor.gone();
   histogram.add(books.whatDid(life), role);
   tally.kills++;
 }
@@ -297,9 +300,13 @@ async function killAll(): Promise<void> {
   await beginEpoch();
 }
 
-/** Most stop at any time; some while a lease is held, for longer than its ttl; a few while they publish, maybe locked. */
+/**
+ * Most stop at any time; some while a lease is held, for longer than its ttl; a few while they publish, maybe locked. If no
+ * fence has refused a holder yet, the second half of the run stops only holders.
+ */
 function stopOne(): void {
-  const dice = random.below(100);
+  const mustLose = tally.kills > wantedKills / 2 && books.counted("refused") === 0;
+  const dice = random.below(mustLose ? 30 : 100);
   const roles = dice < 30 ? /holder|waiter/ : dice < 36 ? /writer/ : /./;
   const aim: Doing | null = dice < 30 ? "holding" : dice < 36 ? "publishing" : null;
   const victims = cast.filter(({ actor, role }) => !actor.stopped && roles.test(role));
@@ -432,12 +439,19 @@ function enough(): boolean {
   return tally.kills >= wantedKills && proof.ms >= wantedMs;
 }
 
-/** Roles, and activities during a kill, that did not occur in this run. Activities of a few microseconds are not required. */
+/** Outcomes of a tenure that each run must have. */
+const OUTCOMES = ["yields", "timeouts", "aborts", "writes", "refused", "lost"] as const;
+
+/**
+ * Roles, activities during a kill, and outcomes of a tenure that did not occur in this run. Activities of a few microseconds are
+ * not required.
+ */
 function missing(): string[] {
   const sum = (counts: number[]): number => counts.reduce((all, one) => all + one, 0);
   const long = DOINGS.filter((doing) => !/^(claiming|renewing|releasing)$/.test(doing));
   const unmet = long.filter((doing) => sum(ROLES.map((role) => histogram.get(doing, role))) === 0);
-  return [...unmet, ...ROLES.filter((role) => sum(DOINGS.map((doing) => histogram.get(doing, role))) === 0)];
+  const idle = ROLES.filter((role) => sum(DOINGS.map((doing) => histogram.get(doing, role))) === 0);
+  return [...unmet, ...idle, ...OUTCOMES.filter((what) => books.counted(what) === 0).map((what) => `tenure ${what}`)];
 }
 
 async function soak(): Promise<void> {
@@ -473,7 +487,7 @@ async function end(): Promise<void> {
     actor.condemned = true;
     actor.process.kill("SIGKILL");
   }
-  await until(() => crew.living.size === 0, "every process has ended", 30_000).catch((error) => {
+  await until(() => crew.living.size === 0, "every process has ended", DIES_MS).catch((error) => {
     problem(error.message, "leaked");
   });
   const left = readdirSync(fleetDirectory);
@@ -491,7 +505,7 @@ function judgeTimes(): void {
   const limit = Math.max(GRACE_MS, 3 * bare.p99);
   const worst = Math.max(WORST_MS, 5 * bare.max);
   if (owns.count === 0) problem("no waiter followed a killed holder");
-  const [which, value] = owns.count < FEW ? ["p95", owns.p95] : ["p99", owns.p99];
+  const [which, value] = owns.count < FEW ? ["second longest", owns.second] : ["p99", owns.p99];
   if (value > limit) problem(`a waiter got the lease ${value} ms after a kill (${which}), more than ${limit}`, "lost");
   if (owns.max > worst) problem(`a waiter got the lease ${owns.max} ms after a kill, more than ${worst}`, "lost");
 }
@@ -519,8 +533,6 @@ const received = sumOf("received");
 if (missing().length > 0) problem(`never occurred: ${missing().join(", ")}`);
 for (const field of ["filtered", "overwritten", "dropped"] as const)
   if (sumOf(field) === 0) problem(`no event was ${field}`);
-for (const what of ["yields", "timeouts", "aborts", "writes", "refused", "lost"] as const)
-  if (books.counted(what) === 0) problem(`none of the tenures: ${what}`);
 if (tally.stops === 0 || tally.orphans === 0 || tally.lastWords === 0) problem("no stop, no orphan, or no last words");
 say(
   `received ${received}, filtered ${sumOf("filtered")}, overwritten ${sumOf("overwritten")}, dropped ${sumOf("dropped")} by ` +

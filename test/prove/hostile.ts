@@ -9,7 +9,7 @@
  * Delays are compared within the run, attack by attack: before and after each attack, a `calm` process that attacks nobody
  * keeps the same processor as busy. Processor time is the scheduler's task; only the effect of writes into the region is
  * judged here. All attackers and the calm process are pinned to the last processor; client and workers may use all. The proof
- * compares medians of windows of a hundred responses each.
+ * compares windows of a hundred responses each: other work on the machine slows some of them, an attack slows all.
  */
 
 import { readdirSync, readFileSync } from "node:fs";
@@ -41,7 +41,7 @@ const only = proof.text("attack");
 const wantedMs = proof.number("minutes") * 60_000;
 
 const WORKERS = 2;
-/** Under attack, an honest response may take this many times as long as beside a calm process. */
+/** Under attack, a quarter of the windows at least has a p99 of at most this many times the p99 beside a calm process. */
 const SLOWER = 3;
 /** Honest responses per window. Windows of equal size are comparable, even if attacks differ in length. */
 const WINDOW = 100;
@@ -59,6 +59,8 @@ const REST_CPU_MS = 30;
 const REST_WAKEUPS = 10;
 /** Longest duration of an attack that must end in an eviction; the eviction ends it. */
 const EVICTED_MS = 10_000;
+/** Attackers of an attack on shared memory that may find nothing to attack, before that is a problem. */
+const MAY_MISS = 2;
 
 const root = join(import.meta.dir, "../..");
 const attacks = ATTACKS.filter(({ name }) => name.startsWith(only));
@@ -71,7 +73,18 @@ const busName = `hostile-${process.pid}`;
 const books = AttackBooks.create(folder, 50_000_000 + (wantedMs / 1000) * 20_000);
 const random = new Random(seed);
 
-const tally = { attackers: 0, mutations: 0, messages: 0, answers: 0, lives: 0, leaked: 0, fresh: 0, kills: 0 };
+const tally = {
+  attackers: 0,
+  mutations: 0,
+  messages: 0,
+  answers: 0,
+  lives: 0,
+  leaked: 0,
+  fresh: 0,
+  kills: 0,
+};
+/** Attacks of the attackers that found nothing to attack. */
+const missed: string[] = [];
 let load: Tally = { requests: 0, answers: 0, forged: 0, streams: 0, errors: 0, lost: 0, doubled: 0, misdelivered: 0 };
 
 const crew = new Crew(busDirectory, problem);
@@ -132,7 +145,16 @@ async function finish({ process: child }: Attacker, name: string): Promise<void>
   if (code !== 0) problem(`attacker "${name}" pid ${child.pid} ended with ${code}`);
 }
 
+/** Runs an attacker, and another one in place of each that found nothing to attack. */
 async function run(attack: Attack): Promise<void> {
+  for (let tries = 1; !(await hits(attack)); tries++) {
+    missed.push(attack.name);
+    if (tries > MAY_MISS) return problem(`${tries} attackers "${attack.name}" found nothing to attack`);
+  }
+}
+
+/** Runs an attacker. Resolves to `false` if it should have been evicted, and found no memory to change in its time. */
+async function hits(attack: Attack): Promise<boolean> {
   const { name } = attack;
   const attacker = launch(name, attack.ms ?? (attack.outcomes[0] === "evicted" ? EVICTED_MS : attackMs));
   await finish(attacker, name);
@@ -147,12 +169,20 @@ async function run(attack: Attack): Promise<void> {
   const fate = await client.hear("fate", 20_000);
   if (attack.endless && fate.wholeStreams > 0)
     problem(`${fate.wholeStreams} streams of attacker "${name}" ended as if they were complete`);
+  const found = report.mutations > 0 || !writes(attack.kind);
+  if (!found && !expects.includes("survived") && fate.outcomes.join() === "survived") return false;
   for (const outcome of fate.outcomes) {
     met.add(name, outcome);
     if (![...expects, ...(attack.also ?? [])].includes(outcome))
       problem(`attacker "${name}" was ${outcome}: ${fate.reasons.join("; ") || "no reason"}`);
   }
   reasons.set(attack, [...(reasons.get(attack) ?? []), ...fate.reasons]);
+  return true;
+}
+
+/** Whether attacks of a kind change shared memory; others send messages. Rings of streams are memory too. */
+function writes(kind: Kind): boolean {
+  return kind !== "socket" && kind !== "handshakes";
 }
 
 // ---- phases -----------------------------------------------------------------------------------------------------------
@@ -275,7 +305,7 @@ async function prove(): Promise<void> {
   if ("evil".startsWith(only)) await attackWorker();
   for (const actor of [client, ...workers]) actor.condemned = true;
   client.tell({ do: "end" });
-  await client.gone(20_000);
+  await client.gone();
   const files = readdirSync(busDirectory).filter((file) => !file.startsWith(`${busName}-evil.`)); // it was killed
   if (files.length > 0) problem(`the bus left ${files.join(", ")}`);
 }
@@ -318,7 +348,7 @@ async function attackWorker(): Promise<void> {
   }
   victim.condemned = true;
   victim.tell("end");
-  await victim.gone(20_000);
+  await victim.gone();
   client.tell({ do: "rest" });
   client.tell({ do: "quiet", workers: WORKERS });
   const { leaks, tally: sums } = await client.hear("quiet", 120_000);
@@ -326,7 +356,7 @@ async function attackWorker(): Promise<void> {
   for (const leak of leaks) problem(`after a hostile client: ${leak}`);
   evil.condemned = true;
   evil.process.kill("SIGKILL");
-  await evil.gone(20_000);
+  await evil.gone();
 }
 
 // ---- the verdict ------------------------------------------------------------------------------------------------------
@@ -336,12 +366,13 @@ function median(numbers: number[]): number {
   return sorted[Math.floor(sorted.length / 2)] ?? 0;
 }
 
-/** The median of the windows' 99th percentiles. */
-function p99Of(latencies: readonly number[]): { p99: number; windows: number } {
+/** The median and the lower quartile of the windows' 99th percentiles. */
+function p99Of(latencies: readonly number[]): { p99: number; quartile: number; windows: number } {
   const each: number[] = [];
   for (let at = 0; at + WINDOW <= latencies.length; at += WINDOW)
     each.push(latencies.slice(at, at + WINDOW).toSorted((a, b) => a - b)[Math.floor(0.99 * WINDOW) - 1]!);
-  return { p99: median(each), windows: each.length };
+  const quartile = each.toSorted((a, b) => a - b)[each.length >> 2] ?? 0;
+  return { p99: median(each), quartile, windows: each.length };
 }
 
 function worst(list: Measured[], of: (phase: Phase) => number): { name: string; value: number } {
@@ -360,7 +391,7 @@ function compareDelays(): void {
   );
   for (const [kind, list] of Map.groupBy(phases, (measured) => measured.kind)) {
     const beside = p99Of(calm.filter((it) => it.kind === kind).flatMap(({ phase }) => phase.latencies));
-    const { p99, windows } = p99Of(list.flatMap(({ phase }) => phase.latencies));
+    const { p99, quartile, windows } = p99Of(list.flatMap(({ phase }) => phase.latencies));
     const blocked = worst(list, (phase) => phase.blocked);
     const gap = worst(list, (phase) => phase.gap);
     const fds = worst(list, (phase) => phase.fds);
@@ -370,8 +401,10 @@ function compareDelays(): void {
         `("${blocked.name}"); most descriptors ${fds.value} ("${fds.name}")\n`,
     );
     const calmP99 = Math.max(beside.p99, basis.p99);
-    if (windows >= 10 && p99 > SLOWER * Math.max(calmP99, FLOOR_MS))
-      problem(`under ${kind} the honest p99 is ${p99.toFixed(2)} ms, ${calmP99.toFixed(2)} ms beside a calm process`);
+    if (windows >= 10 && quartile > SLOWER * Math.max(calmP99, FLOOR_MS))
+      problem(
+        `under ${kind} 3 in 4 honest p99 exceed ${quartile.toFixed(2)} ms; beside a calm process: ${calmP99.toFixed(2)} ms`,
+      );
     if (blocked.value > calmBlocked + BLOCKED_MS)
       problem(`"${blocked.name}" blocked the client for ${blocked.value.toFixed(0)} ms`);
     if (fds.value > rest + MORE_FDS) problem(`"${fds.name}" gave the client ${fds.value} descriptors, not ${rest}`);
@@ -400,7 +433,8 @@ function judge(): void {
   process.stdout.write(
     `${tally.attackers} attackers and calm ones, ${tally.lives} attached, ${tally.messages} messages, ` +
       `${tally.answers} right answers, ${load.forged} given to requests; honest answers ${load.answers}, ` +
-      `errors of attackers' requests ${load.errors}; fresh workers ${tally.fresh}; client ${rss[0]!.toFixed(0)} to ` +
+      `errors of attackers' requests ${load.errors}; fresh workers ${tally.fresh}; ${missed.length} found nothing to attack` +
+      `${missed.map((name) => ` ${name}`).join()}; client ${rss[0]!.toFixed(0)} to ` +
       `${rss.at(-1)!.toFixed(0)} MiB; ${proof.verdict}\n`,
   );
 }

@@ -186,7 +186,7 @@ async function killWorker(): Promise<void> {
     client.tell({ do: "kill", pid: victim.pid, want: rarest("worker-kill") });
     await client.hear("faulted", 20_000);
   }
-  await victim.gone(20_000);
+  await victim.gone();
   workers = workers.filter((worker) => worker !== victim);
   tally.kills++;
   await startWorker();
@@ -198,7 +198,7 @@ async function killClient(): Promise<void> {
   killedHere.set(victim.pid, "client control");
   if (tally.clientKills % 3 === 2) killHere(victim);
   else victim.tell({ do: "kill", pid: 0, want: rarest("client-kill") });
-  await victim.gone(20_000);
+  await victim.gone();
   Object.assign(lives.at(-1)!, { end: books.next, killed: true });
   const left = readdirSync(busDirectory).toSorted().join();
   if (left !== `${busName}.lock,${busName}.sock`) problem(`a killed client left ${left}`);
@@ -313,7 +313,7 @@ async function soak(): Promise<void> {
 async function end(): Promise<void> {
   for (const actor of [client, ...workers]) actor.condemned = true;
   client.tell({ do: "end" });
-  await client.gone(30_000);
+  await client.gone();
   lives.at(-1)!.end = books.next;
   for (const worker of workers) worker.tell("end");
   for (const spare of [...spareWorkers, spareClient]) {

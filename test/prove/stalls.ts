@@ -9,6 +9,7 @@
 
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { until } from "../support.ts";
 import { Actor, type Common, Crew, endOnSignal } from "./actor.ts";
 import { Histogram, sizeAsked } from "./figures.ts";
 import { audit, type Life } from "./soak/audit.ts";
@@ -22,11 +23,14 @@ import * as flows from "./flows.ts";
 import { type Order, Rig, type World } from "./stalls/rig.ts";
 import { type Fault, FAULTS, IMPOSSIBLE, type State, STATES } from "./stalls/states.ts";
 
-/** `evictions`: rounds with one eviction of each kind. `pairs`: pairs of phases, without and with stops. */
+/**
+ * `evictions`: rounds with one eviction of each kind. `pairs`: pairs of phases, without and with stops. `streams`:
+ * pairs of phases, without and with a stalled stream.
+ */
 const SIZES = {
-  ci: { stalls: 400, rigs: 3, evictions: 1, pairs: 5, phaseMs: 600 },
-  quick: { stalls: 2_000, rigs: 4, evictions: 2, pairs: 14, phaseMs: 900 },
-  long: { stalls: 40_000, rigs: 4, evictions: 20, pairs: 200, phaseMs: 1_000 },
+  ci: { stalls: 400, rigs: 3, evictions: 1, pairs: 25, streams: 16 },
+  quick: { stalls: 2_000, rigs: 4, evictions: 2, pairs: 45, streams: 21 },
+  long: { stalls: 40_000, rigs: 4, evictions: 20, pairs: 601, streams: 21 },
 } as const;
 const size = SIZES[sizeAsked()];
 /** `--only PART` skips the other parts. */
@@ -35,8 +39,10 @@ const { seed, folder: root, runtime: busDirectory, problems, problem } = proof;
 const wanted = proof.number("stalls");
 const only = proof.text("only");
 const KINDS = ["async", "once", "closing", "sync"] as const;
-/** How many times longer the slowest of the workers that are not stopped may take. */
+/** How many times longer the workers that are not stopped may take. */
 const SLOWER = 2;
+/** Share of the pairs of phases that may be slower: chance alone makes a third of them slower on a busy machine. */
+const MAY_BE_SLOWER = 0.75;
 const BOOKS = 50_000_000;
 
 const books: b.RequestBooks[] = [];
@@ -98,11 +104,11 @@ async function evictOne(kind: (typeof KINDS)[number]): Promise<void> {
   tally.evictions++;
   tally.late += late;
   client.condemned = true;
-  await client.gone(20_000);
+  await client.gone();
   for (const actor of [victim, heir]) {
     actor.condemned = true;
     actor.process.kill("SIGKILL");
-    await actor.gone(20_000);
+    await actor.gone();
   }
 }
 
@@ -117,17 +123,22 @@ async function evictions(): Promise<void> {
 
 const WORKERS = 3;
 
-/** Longest stop within a phase, and length of the stop that lasts for a whole phase, in ms. */
+/** Length of a phase of the load, in ms. */
+const PHASE_MS = 350;
+/** Longest stop within a phase, in ms. */
 const STOP_MS = 300;
-const LONG_MS = 2_000;
-/** Requests that a worker stopped for a whole phase may cost, besides three times as many as time out without a stop. */
-const MAY_COST = 6;
+/** Length of the stop whose cost is counted, in ms. */
+const COST_MS = 3_000;
+/** Most requests in flight meanwhile: the other workers have room for them, on a busy machine too. */
+const FEW_WAITING = 4;
+/** Requests that this stop may cost: all that were in flight when it began, and two more. */
+const MAY_COST = FEW_WAITING + 2;
 
 interface Pace {
   client: Actor<pace.Report, pace.Order>;
   workers: Actor<Common | { is: "count"; given: number }, Order>[];
   random: b.Random;
-  /** p99 of the phases without and with stops, in µs. */
+  /** p90 of the phases without and with stops, in µs. */
   baseline: number[];
   stalled: number[];
 }
@@ -145,48 +156,52 @@ async function startPace(): Promise<Pace> {
   return { client, workers, random: new b.Random(seed + 77), baseline: [], stalled: [] };
 }
 
-/** Stops a worker again and again, for up to `stopMs`; or only sends it as many signals. */
-async function runPhase(of: Pace, pid: number, isStalled: boolean, ms: number, stopMs: number): Promise<Phase> {
-  of.client.tell({ do: "phase", ms, pid });
+/** Stops a worker again and again; or only sends it as many signals. */
+async function runPhase(of: Pace, pid: number, isStalled: boolean): Promise<number> {
+  of.client.tell({ do: "phase", ms: PHASE_MS, pid });
   let isOver = false;
   const report = of.client.hear("phase", 120_000).finally(() => (isOver = true));
   while (!isOver) {
     process.kill(pid, isStalled ? "SIGSTOP" : "SIGCONT");
     if (isStalled) tally.stalls++;
-    const wait = stopMs > STOP_MS ? stopMs : 5 * (stopMs / 5) ** (of.random.below(1000) / 1000);
+    const wait = 5 * (STOP_MS / 5) ** (of.random.below(1000) / 1000);
     await Promise.race([Bun.sleep(wait), report]);
     process.kill(pid, "SIGCONT");
     await Promise.race([Bun.sleep(10 + of.random.below(20)), report]);
   }
-  return report;
+  return (await report).p90;
 }
-type Phase = Extract<pace.Report, { is: "phase" }>;
 
-/** Phases without and with stops in turn, of each worker in turn. A noisy machine gets more phases, no more slack. */
+/** Phases without and with stops in turn, of each worker in turn. */
 async function keepPace(): Promise<void> {
   const of = await startPace();
-  await runPhase(of, of.workers[0]!.pid, false, size.phaseMs, STOP_MS); // warms up
-  for (let pair = 0; pair < 3 * size.pairs; pair++) {
-    if (pair >= size.pairs && slowerBy(of) <= SLOWER) break;
+  await runPhase(of, of.workers[0]!.pid, false); // warms up
+  for (let pair = 0; pair < size.pairs; pair++) {
     const { pid } = of.workers[pair % WORKERS]!;
     const first = pair % 2 === 1;
     for (const isStalled of [first, !first]) {
-      const { p99 } = await runPhase(of, pid, isStalled, size.phaseMs, STOP_MS);
-      of[isStalled ? "stalled" : "baseline"].push(p99);
+      const p90 = await runPhase(of, pid, isStalled);
+      of[isStalled ? "stalled" : "baseline"].push(p90);
     }
   }
-  judgePace(of);
-  const { pid } = of.workers[1]!;
-  const free = await runPhase(of, pid, false, LONG_MS, LONG_MS);
-  const stalled = await runPhase(of, pid, true, LONG_MS, LONG_MS);
-  const limit = MAY_COST + 3 * free.timeouts;
-  say(
-    `a worker stopped for ${LONG_MS} ms cost ${stalled.timeouts} requests (bound ${limit}; without a stop ${free.timeouts})`,
-  );
-  if (stalled.timeouts > limit) problem(`a stopped worker cost ${stalled.timeouts} requests, more than ${limit}`);
+  judgePace("a stopped worker", of.baseline, of.stalled);
+  await countCost(of);
   await stallStreams(of);
   of.client.tell({ do: "quiet" });
   tally.lost += (await of.client.hear("quiet", 30_000)).lost;
+}
+
+/** Stops a worker and counts the requests that it had and did not answer. A busy machine costs other requests, not these. */
+async function countCost(of: Pace): Promise<void> {
+  const { pid } = of.workers[1]!;
+  process.kill(pid, "SIGSTOP");
+  tally.stalls++;
+  of.client.tell({ do: "cost", ms: COST_MS, pid, waiting: FEW_WAITING });
+  const { cost, answers } = await of.client.hear("cost", 120_000);
+  process.kill(pid, "SIGCONT");
+  say(`a worker stopped for ${COST_MS} ms cost ${cost} requests (bound ${MAY_COST}); ${answers} were answered`);
+  if (cost > MAY_COST) problem(`a stopped worker cost ${cost} requests, more than ${MAY_COST}`);
+  if (cost === 0 || answers === 0) problem("the stopped worker got no request, or the others answered none");
 }
 
 /** Stops a reader for a while: its writer fills the ring and waits, and no other request is delayed. */
@@ -194,20 +209,18 @@ async function stallStream(of: Pace): Promise<number> {
   of.client.tell({ do: "stall" });
   const { pid, read } = await of.client.hear("stalled", 20_000);
   const writer = of.workers.find((worker) => worker.pid === pid)!;
-  const given = await givenBy(writer);
-  const { p99 } = await measurePhase(of);
-  const more = (await givenBy(writer)) - given;
   const start = writerStart.get(writer) ?? 0;
+  const given = async (): Promise<number> => (await givenBy(writer)) - start;
+  await until(async () => (await given()) >= flows.RING, "the writer has filled its ring");
+  const p90 = await measurePhase(of);
+  const ahead = await given();
   const bound = read + flows.RING + flows.LARGEST_PIECE;
-  const ahead = given + more - start;
-  say(`a reader that stopped after ${read} bytes held its writer at ${ahead} (bound ${bound})`);
-  if (ahead > bound || ahead < flows.RING)
-    problem(`a stalled stream had given ${ahead} bytes, not ${flows.RING} to ${bound}`);
+  if (ahead > bound) problem(`a stalled stream had given ${ahead} bytes, more than ${bound}`);
   tally.stalls++;
   of.client.tell({ do: "read-on" });
   await of.client.hear("ended", 20_000);
   writerStart.set(writer, await givenBy(writer));
-  return p99;
+  return p90;
 }
 
 /** Bytes that the sources of a worker had sent before the stream. */
@@ -218,43 +231,36 @@ async function givenBy(worker: Pace["workers"][number]): Promise<number> {
   return (await worker.hear("count", 20_000)).given;
 }
 
-async function measurePhase(of: Pace): Promise<Phase> {
-  of.client.tell({ do: "phase", ms: LONG_MS, pid: 0 });
-  return of.client.hear("phase", 120_000);
+/** p90 of all workers in a phase, in µs. */
+async function measurePhase(of: Pace): Promise<number> {
+  of.client.tell({ do: "phase", ms: PHASE_MS, pid: 0 });
+  return (await of.client.hear("phase", 120_000)).p90;
 }
 
 const median = (list: number[]): number => list.toSorted((x, y) => x - y)[list.length >> 1]!;
 
-/** Judges the pace by the median ratio of three pairs of phases. */
 async function stallStreams(of: Pace): Promise<void> {
-  const ratios: number[] = [];
-  for (let pair = 0; pair < 3; pair++) {
-    const free = (await measurePhase(of)).p99;
-    const stalled = await stallStream(of);
-    ratios.push(stalled / free);
-    say(`p99 beside a stalled stream ${stalled.toFixed(0)} µs, without one ${free.toFixed(0)} µs`);
+  const [free, stalled]: number[][] = [[], []];
+  for (let pair = 0; pair < size.streams; pair++) {
+    free!.push(await measurePhase(of));
+    stalled!.push(await stallStream(of));
   }
-  const ratio = median(ratios);
-  const text = `beside a stalled stream the p99 is ${ratio.toFixed(2)} times what it was (bound ${SLOWER})`;
-  if (ratio > SLOWER) problem(text);
-  else say(text);
+  judgePace("a stalled stream", free!, stalled!);
 }
 
-function slowerBy({ baseline, stalled }: Pace): number {
-  return median(stalled) / median(baseline);
-}
-
-function judgePace(of: Pace): void {
+/** Judges phases beside what is stopped by the phases before or after them. */
+function judgePace(what: string, free: number[], stalled: number[]): void {
   const course = (list: number[]): string => {
-    const shown = list.slice(0, 20).map((us) => us.toFixed(0));
-    return shown.join(" ") + (list.length > 20 ? " …" : "");
+    const shown = list.slice(0, 25).map((us) => us.toFixed(0));
+    return shown.join(" ") + (list.length > 25 ? " …" : "");
   };
-  say(`p99 of the workers beside it, in µs, without stops: ${course(of.baseline)}`);
-  say(`with stops: ${course(of.stalled)}`);
-  const ratio = slowerBy(of);
-  const medians = `${median(of.baseline).toFixed(0)} and ${median(of.stalled).toFixed(0)} µs`;
-  say(`medians of ${of.baseline.length} phases each ${medians}: ${ratio.toFixed(2)} times (bound ${SLOWER})`);
-  if (ratio > SLOWER) problem(`beside a stopped worker the p99 of the others is ${ratio.toFixed(2)} times what it was`);
+  say(`p90 in µs without ${what}: ${course(free)}`);
+  say(`beside ${what}: ${course(stalled)}`);
+  const ratios = stalled.map((p90, pair) => p90 / free[pair]!);
+  const slower = ratios.filter((ratio) => !(ratio <= SLOWER)).length;
+  const text = `beside ${what} the p90 is more than ${SLOWER} times the p90 without it in ${slower} of ${ratios.length} pairs`;
+  say(`${text}, ${median(ratios).toFixed(2)} times in their median`);
+  if (slower > MAY_BE_SLOWER * ratios.length) problem(text);
 }
 
 // ---- the run ----------------------------------------------------------------------------------------------------------

@@ -38,18 +38,21 @@ export interface Delays {
   p50: number;
   p95: number;
   p99: number;
+  /** The second longest; the longest if there is no other. */
+  second: number;
   max: number;
 }
 
 /** Delays counted by `buckets`: bucket n counts delays of n / `perMs` ms. */
 export function delaysIn(buckets: Uint32Array, perMs = 1): Delays {
   const count = buckets.reduce((sum, n) => sum + n, 0);
-  const at = (quantile: number): number => {
-    let left = Math.max(1, Math.ceil(quantile * count));
+  const nth = (rank: number): number => {
+    let left = Math.max(1, rank);
     const bucket = buckets.findIndex((n) => (left -= n) <= 0);
     return Math.max(0, bucket) / perMs;
   };
-  return { count, p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1) };
+  const at = (quantile: number): number => nth(Math.ceil(quantile * count));
+  return { count, p50: at(0.5), p95: at(0.95), p99: at(0.99), second: nth(count - 1), max: nth(count) };
 }
 
 export class Times {

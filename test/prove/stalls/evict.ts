@@ -56,7 +56,8 @@ const settling: Promise<void>[] = [];
 /** Fills the victim's slots: quarantined ones, claimed ones, a lent one. */
 async function hang(): Promise<BorrowedResponse | null> {
   const loan = isSync ? null : await bus.borrow(await lendable());
-  const quick = { timeout: 80, idempotent: false, borrows: false, aborts: false, size: 64 };
+  // Long enough for the victim to claim them on a busy machine: an unclaimed request would free its slot.
+  const quick = { timeout: 1_000, idempotent: false, borrows: false, aborts: false, size: 64 };
   if (isSync) {
     settling.push(asker.one({ ...quick, mode: gateBlock }));
   } else {

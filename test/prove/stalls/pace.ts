@@ -8,23 +8,35 @@ import * as flows from "../flows.ts";
 import * as b from "../soak/request-books.ts";
 import { Times } from "../soak/times.ts";
 
-/** A phase of `ms`; responses of worker `pid` do not count. `stall`: stops in the middle of a stream; `read-on`: continues. */
+/**
+ * A phase of `ms`; responses of worker `pid` do not count. `cost`: counts for `ms` what worker `pid` does not answer,
+ * with at most `waiting` requests in flight. `stall`: stops in the middle of a stream; `read-on`: continues.
+ */
 export type Order =
-  { do: "go"; workers: number } | { do: "phase"; ms: number; pid: number } | { do: "quiet" | "stall" | "read-on" };
+  | { do: "go"; workers: number }
+  | { do: "phase"; ms: number; pid: number }
+  | { do: "cost"; ms: number; pid: number; waiting: number }
+  | { do: "quiet" | "stall" | "read-on" };
 
-/** Latencies in µs of the workers other than the one named in the order; `timeouts` of all workers. */
+/**
+ * `p90`: in µs, of the workers other than the one named in the order. `cost`: requests that the worker named in the order had and
+ * did not answer. `answers`: of all workers.
+ */
 export type Report =
   | Common
   | { is: "open" }
   | { is: "stalled"; pid: number; read: number }
   | { is: "ended" }
-  | { is: "phase"; p99: number; timeouts: number }
+  | { is: "phase"; p90: number }
+  | { is: "cost"; cost: number; answers: number }
   | { is: "quiet"; lost: number };
 
 /** Requests a second. */
 const RATE = 1_000;
 /** Shorter than a long stop, so that the stopped worker becomes suspect. */
 const TIMEOUT_MS = 150;
+/** Timeout of a request while the cost of a stop is counted. A stop is ten times as long: a client that trusted the stopped worker again would lose more. */
+const COST_TIMEOUT_MS = 300;
 
 const [name, directory, seed] = process.argv.slice(2);
 const books = new b.RequestBooks(directory!);
@@ -36,7 +48,6 @@ async function measure(ms: number, pid: number): Promise<void> {
   asker.onAnswer = (workerPid, taken) => {
     if (workerPid !== pid) latencies.push(taken * 1000);
   };
-  const before = asker.own.timeouts;
   const started = performance.now();
   let asked = 0;
   for (let elapsed = 0; elapsed < ms; elapsed = performance.now() - started) {
@@ -47,8 +58,22 @@ async function measure(ms: number, pid: number): Promise<void> {
   }
   await until(() => asker.waiting.size === 0, "every request of the phase has settled", 20_000);
   latencies.sort((x, y) => x - y);
-  const p99 = latencies[Math.floor(0.99 * latencies.length)] ?? Infinity;
-  say({ is: "phase", p99, timeouts: asker.own.timeouts - before });
+  const p90 = latencies[Math.floor(0.9 * latencies.length)] ?? Infinity;
+  say({ is: "phase", p90 });
+}
+
+async function countCost({ ms, pid, waiting }: Extract<Order, { do: "cost" }>): Promise<void> {
+  const given = new Set<number>();
+  const before = asker.own.answers;
+  for (const end = performance.now() + ms; performance.now() < end; await Bun.sleep(1)) {
+    while (asker.waiting.size < waiting)
+      void asker.one({ mode: "sync", size: 64, timeout: COST_TIMEOUT_MS, borrows: false, aborts: false });
+    for (const { requestId, workerPid } of asker.bus.diagnostics().slots)
+      if (workerPid === pid && requestId !== null) given.add(Number(requestId));
+  }
+  await until(() => asker.waiting.size === 0, "every request has settled", 20_000);
+  const lost = [...given].filter((id) => (books.outcome[id]! & b.ANSWERED) === 0);
+  say({ is: "cost", cost: lost.length, answers: asker.own.answers - before });
 }
 
 /** Starts a stream of the largest size whose reader stops after the first chunk, until the order `read-on`. */
@@ -84,6 +109,7 @@ process.on("message", async (order: Order) => {
     say({ is: "open" });
     await bus.ready({ workers: order.workers });
   } else if (order.do === "phase") await measure(order.ms, order.pid);
+  else if (order.do === "cost") await countCost(order);
   else if (order.do === "stall") {
     readOn = Promise.withResolvers<void>();
     await stall();
