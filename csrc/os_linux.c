@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -294,9 +295,19 @@ void os_bytes_unlock(int fd, uint64_t start, uint64_t bytes)
 	(void)fcntl(fd, F_OFD_SETLK, &lock);
 }
 
-/* Reserves the space: without it, a store into a full tmpfs would raise SIGBUS. */
+/* False if the file system does not say how much is free, or has no limit (0 blocks). */
+static bool lacks_space(int fd, uint64_t bytes)
+{
+	struct statfs disk;
+	if (fstatfs(fd, &disk) != 0 || disk.f_blocks == 0 || disk.f_bsize <= 0) return false;
+	return bytes / (uint64_t)disk.f_bsize > disk.f_bavail;
+}
+
+/* Reserves the space: without it, a store into a full tmpfs would raise SIGBUS. Asks before: to
+ * reserve more than there is fills the disk for a moment, and every program on it fails. */
 int32_t os_file_reserve(int fd, uint64_t bytes)
 {
+	if (lacks_space(fd, bytes)) return -SB_ENOSPACE;
 	int number = EINTR;
 	for (int tries = 0; tries < 100 && number == EINTR; tries++)
 		number = posix_fallocate(fd, 0, (off_t)bytes);

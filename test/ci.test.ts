@@ -102,27 +102,6 @@ test("a stage that tells its outcomes is counted by them, and what is recorded i
   expect(failed.end).toEqual([recorded, "FAILED proofs: three", "    why", "1 passed, 1 failed"]);
 });
 
-test("a stage that failed only because the disk was full runs once more", async () => {
-  using place = new Place();
-  const program = join(place.folder, "tells.ts");
-  const tells = `import { tell } from ${JSON.stringify(join(import.meta.dir, "outcomes.ts"))};
-    import { existsSync, writeFileSync } from "node:fs";
-    const [ran, often, other] = process.argv.slice(2);
-    tell({ name: "one", verdict: "passed" });
-    const error = { name: "two", verdict: "failed", lines: ["ENOSPC: no space left on device, open"] };
-    if (often === "always" || !existsSync(ran)) tell(error);
-    if (other) tell({ name: "three", verdict: "failed", lines: ["why"] });
-    writeFileSync(ran, "");`;
-  writeFileSync(program, tells);
-  const runs = async (name: string, ...words: string[]): Promise<string> => {
-    const command = [bun, program, join(place.folder, name), ...words];
-    return (await ci(place, [{ name, command, reads: "outcomes" }])).end.at(-1)!;
-  };
-  expect(await runs("once", "once")).toBe("1 passed, 0 failed");
-  expect(await runs("always", "always")).toBe("1 passed, 1 failed");
-  expect(await runs("other", "once", "other")).toBe("1 passed, 2 failed");
-});
-
 test("a failure shows at most 12 lines, all of them at most 60, and each is named", () => {
   const lines = Array.from({ length: 40 }, (_, index) => `line ${index}`);
   const failures = Array.from({ length: 9 }, (_, index) => ({ name: `test ${index}`, lines }));

@@ -10,7 +10,7 @@
 
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { type Expected, report, runStageWithDisk, type Stage, type StageResult } from "./ci/stages.ts";
+import { type Expected, report, runStage, type Stage, type StageResult } from "./ci/stages.ts";
 
 const { values } = parseArgs({
   options: {
@@ -45,7 +45,7 @@ const stages = values.stages ? ((await Bun.file(values.stages).json()) as Stage[
 const results: StageResult[] = [];
 for (const stage of stages) {
   process.stdout.write(`== ${stage.name}\n`);
-  results.push(await runStageWithDisk(stage));
+  results.push(await runStage(stage));
 }
 process.stdout.write(`\n${report(results)}`);
 process.exit(results.some(({ failures }) => failures.length > 0) ? 1 : 0);

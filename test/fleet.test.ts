@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { linkSync, openSync, renameSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { linkSync, openSync, renameSync, statfsSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   FleetBusyError,
@@ -202,6 +202,17 @@ describe("joining", () => {
     rmSync(directory, { recursive: true });
     expect(error).toMatchObject({ code: "NO_SPACE" });
     expect(left).toEqual([]);
+  });
+
+  test("a fleet that does not fit on the disk does not fill it meanwhile", async () => {
+    await using space = new FleetSpace();
+    const free = (): number => statfsSync(space.directory).bavail;
+    const before = free();
+    const child = space.child("fleet-member.ts", "huge");
+    let least = before;
+    for (; child.process.exitCode === null; await Bun.sleep(0)) least = Math.min(least, free());
+    await child.line("NO_SPACE");
+    expect(least).toBeGreaterThan(before / 2);
   });
 
   test("a file or a directory that other users may write is refused", async () => {

@@ -107,22 +107,6 @@ export async function runStage(stage: Stage): Promise<StageResult> {
   }
 }
 
-const NO_SPACE = /ENOSPC|No space left on device/;
-
-/**
- * Runs a stage; once more if every failure of it was a full disk, which only another program on this machine can have filled: the
- * largest stage needs less than 2 GiB.
- */
-export async function runStageWithDisk(stage: Stage): Promise<StageResult> {
-  const result = await runStage(stage);
-  const { failures } = result;
-  if (failures.length === 0 || !failures.every(({ lines }) => NO_SPACE.test(lines.join("\n")))) return result;
-  const names = failures.map(({ name }) => name).join("; ");
-  process.stdout.write(`== ${stage.name}: the disk was full (${names}). It runs once more.\n`);
-  const again = await runStage(stage);
-  return { ...again, seconds: result.seconds + again.seconds };
-}
-
 /** Most lines of a failure, and of all failures. Names do not count. */
 const LINES = 12;
 const ALL_LINES = 60;

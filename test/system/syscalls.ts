@@ -89,6 +89,7 @@ const CALLS: Record<Role, Record<string, string[]>> = {
     newfstatat: ["ENOMEM"],
     fcntl: ["EAGAIN", "ENOLCK"],
     fchmod: ["EPERM", "EINTR"],
+    fstatfs: ["EINTR", "ENOSYS"],
     fallocate: ["ENOSPC", "EFBIG", "ENOMEM", "EINTR", "EOPNOTSUPP", "EPERM"],
     pwrite64: ["ENOSPC", "EINTR"],
     pread64: ["EINTR", "ENOMEM"],
