@@ -693,7 +693,7 @@ describe("waiting", () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: 1_000 }));
-    const claim = bob.claim(A, { ttl: MINUTE, timeout: 5_000 });
+    const claim = bob.claim(A, { ttl: MINUTE, timeout: 3_500 });
     await Bun.sleep(20); // bob waits for the first expiry
     expect(guard.renew(1_500)).toBe(true);
     const mine = await claim;

@@ -42,6 +42,8 @@ const SLOW = 8;
 const SUBSCRIBERS = 15;
 /** Kills between two quiet points. */
 const QUIET_EVERY = 9;
+/** Kills between two floods. Half of it is odd: every fourth kill is the hub's, and a flood needs a hub. */
+const FLOOD_EVERY = 10;
 const KILL_EVERY_MS = 350;
 /** Longest wait for a state, on a busy machine. */
 const LONG_MS = 40_000;
@@ -240,10 +242,16 @@ async function resume(): Promise<void> {
 /** More events than the subscribers of one room can buffer, while half of them do not read. */
 async function flood(): Promise<void> {
   const readers = subscribers.filter(({ room }) => room === "flood");
-  for (const reader of readers.slice(0, readers.length / 2)) void reader.pause();
-  const worker = workers.find(isOpen);
-  worker?.tell("flood");
-  await worker?.hear("flooded", LONG_MS);
+  await until(
+    () => readers.every((reader) => reader.isOpen) && workers.some(isOpen),
+    "the room can be flooded",
+    LONG_MS,
+  );
+  const paused = readers.slice(0, readers.length / 2).map((reader) => reader.pause());
+  const worker = workers.find(isOpen)!;
+  worker.tell("flood");
+  await worker.hear("flooded", LONG_MS);
+  for (const resume of paused) resume();
 }
 
 async function chaos(): Promise<void> {
@@ -251,7 +259,7 @@ async function chaos(): Promise<void> {
     await Bun.sleep(random.below(KILL_EVERY_MS));
     for (let i = 0; i < 6; i++) random.pick(subscribers).leave(random.chance(0.2));
     await (kills % 4 === 0 ? killHub() : killWorker());
-    if (kills % QUIET_EVERY === QUIET_EVERY - 3) {
+    if (kills % FLOOD_EVERY === FLOOD_EVERY / 2) {
       await flood();
       await Bun.sleep(random.below(KILL_EVERY_MS));
     }

@@ -13,7 +13,7 @@ export const TIMEOUT_MS = 3_000;
 /** Buffer of one subscriber at the hub, in bytes; the events of one flood are more than it and the sockets hold. */
 const CLIENT_BYTES = 256 * 1024;
 export const FLOOD_BYTES = 64 * 1024;
-export const FLOOD_EVENTS = 200;
+export const FLOOD_EVENTS = 150;
 
 /** Kept events of a stream: few, so that the hub's memory is full before it is judged. */
 export const SSE = { clientBytes: CLIENT_BYTES, maxReplay: 60, replayBytes: CLIENT_BYTES };

@@ -10,8 +10,6 @@ import { dataOf, EVENTS, INTENT, type Room } from "./rooms.ts";
 export const counted = { events: 0, told: 0, unknown: 0, replays: 0, left: 0, restarts: 0 };
 
 const AGAIN_MS = 100;
-/** Time that a subscriber of `flood` does not read, in ms. */
-const PAUSE_MS = 1_500;
 
 /** What all subscribers know together: each event has one place in one stream. */
 export class Places {
@@ -81,12 +79,11 @@ export class Subscriber {
     this.#connection?.close();
   }
 
-  /** Does not read for a while. */
-  async pause(): Promise<void> {
+  /** Reads nothing until the returned function is called. */
+  pause(): () => void {
     const connection = this.#connection;
     connection?.pause();
-    await Bun.sleep(PAUSE_MS);
-    connection?.resume();
+    return () => connection?.resume();
   }
 
   end(): void {

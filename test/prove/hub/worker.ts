@@ -128,6 +128,7 @@ process.on("message", async (order: rooms.Order) => {
     say({ is: "marked", events: marks });
   }
   if (order === "flood") {
+    while (!worker.connected) await Bun.sleep(5);
     for (let i = 0; i < rooms.FLOOD_EVENTS && worker.connected; i++) await publish("flood");
     say({ is: "flooded" });
   }
