@@ -316,6 +316,7 @@ test("readers that are lapped all the time see no torn event, and received plus 
     space.child("fleet-member.ts", "flood", "0", "200"),
     space.child("fleet-member.ts", "flood", "0", "200"),
   ];
+  for (const writer of writers) await writer.line("joined"); // before that SIGTERM would end it without a word
   const got = { received: 0, overwritten: 0 };
   const drain = (): void => {
     for (let items = own.poll(); items.length > 0; items = own.poll()) {
