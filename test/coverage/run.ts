@@ -3,7 +3,7 @@
  * Fails below the share of lines that `ci.json` gives, and for a file below its share that `ci.json` does not list with a reason.
  * The last line has the figures. Failed tests do not count here: they are slower with counts, and `npm test` judges them.
  *
- *     bun test/coverage/run.ts                     runs all tests, 15 minutes
+ *     bun test/coverage/run.ts                     runs all tests, 5 to 15 minutes
  *     bun test/coverage/run.ts --folder FOLDER     keeps the counts there; judges them again if there are any
  */
 
