@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { ClosedError, InvalidConfigError, PayloadTooLargeError } from "../src/errors.ts";
 import type { CursorItem, Frame } from "../src/fleet/ring.ts";
 import { FleetSpace, isProved, provable, words } from "./fleet-space.ts";
-import { descriptors, rejection, until } from "./support.ts";
+import { rejection, sockets, until } from "./support.ts";
 
 const SMALL = { rings: { events: { frames: 16, frameBytes: 64 } } };
 
@@ -140,7 +140,7 @@ describe("a cursor", () => {
     await using space = new FleetSpace();
     const fleet = await space.join(SMALL);
     const ring = fleet.ring("events");
-    const before = descriptors();
+    const before = sockets();
     const cursor = ring.cursor();
     const got: string[] = [];
     const reading = (async () => {
@@ -156,11 +156,12 @@ describe("a cursor", () => {
       await until(() => got.length === expected.length, "all were read");
     }
     expect(got).toEqual(expected);
-    expect(descriptors()).toBeGreaterThan(before);
+    const own = sockets().difference(before);
+    expect(own.size).toBeGreaterThan(0);
     cursor.close();
     cursor.close();
     await reading;
-    await until(() => descriptors() === before, "the sleeper's descriptors are closed");
+    await until(() => sockets().isDisjointFrom(own), "the sleeper's socket is closed");
   });
 
   test("several calls of next at once get each event once, in order", async () => {

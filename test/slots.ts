@@ -25,7 +25,7 @@ MemoryConnection.prototype.end = function (this: MemoryConnection, how?: string)
   end.call(this, how);
 };
 
-/** Returns the slots of open buses that are in use without a reason. */
+/** Returns the slots of open buses that are in use without a reason, or an empty list. */
 function lost(buses: SlotBus[], workers: SlotWorker[]): string[] {
   const inUse = (bus: SlotBus): SlotDiagnostics[] => bus.diagnostics().slots.filter(({ state }) => state !== "FREE");
   const all = buses.flatMap(inUse);
@@ -42,9 +42,16 @@ function lost(buses: SlotBus[], workers: SlotWorker[]): string[] {
   return wrong;
 }
 
-/** Reports slots of buses that stay in use without a reason. `workers`: all workers of these buses in this process. */
+/**
+ * Reports slots of buses that stay in use without a reason, in each round. In one round a slot may be wrong for a moment: a worker
+ * in another process frees it between two reads. `workers`: all workers of these buses in this process.
+ */
 export async function judgeSlots(buses: SlotBus[], workers: SlotWorker[]): Promise<void> {
   const open = buses.filter(({ closed }) => !closed);
-  for (let round = 0; round < ROUNDS && lost(open, workers).length > 0; round++) await Bun.sleep(10);
-  for (const what of lost(open, workers)) slotsLeft.add(what);
+  let wrong = lost(open, workers);
+  for (let round = 0; round < ROUNDS && wrong.length > 0; round++) {
+    await Bun.sleep(10);
+    wrong = lost(open, workers);
+  }
+  for (const what of wrong) slotsLeft.add(what);
 }

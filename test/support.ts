@@ -1,7 +1,7 @@
 /** Shared by the tests: a private directory, child processes with line output, waiting for a state. */
 
 import { expect } from "bun:test";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Handler, SlotBus, type SlotBusOptions, SlotWorker, type SlotWorkerOptions } from "../src/index.ts";
@@ -140,9 +140,21 @@ export class Workspace implements AsyncDisposable {
   }
 }
 
-/** Open descriptors of this process. */
+/** Open descriptors of this process. It may fall at any time: `fetch` closes its kept connections when it wants. */
 export function descriptors(): number {
   return readdirSync("/proc/self/fd").length;
+}
+
+/** Open sockets of this process, by inode. */
+export function sockets(): Set<string> {
+  const open = new Set<string>();
+  for (const fd of readdirSync("/proc/self/fd")) {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${fd}`);
+      if (target.startsWith("socket:")) open.add(target);
+    } catch {} // the descriptor of the listing itself
+  }
+  return open;
 }
 
 /** Mappings of slotbus regions in this process. */
