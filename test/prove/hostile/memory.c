@@ -338,6 +338,13 @@ static void harm_unclaim(struct peer *peer, uint32_t slot)
 	if ((word & 15) == SB_CLAIMED) SWAP(word_at(peer, slot), &word, (word & ~15ull) | SB_READY);
 }
 
+/* With fewer bells per second than a worker is evicted for. */
+static void harm_unclaim_slowly(struct peer *peer, uint32_t slot)
+{
+	harm_unclaim(peer, slot);
+	usleep(2 * 1000000 / SB_BELLS_PER_SECOND);
+}
+
 static void harm_unclaimed(struct peer *peer, uint32_t slot)
 {
 	harm_unclaim(peer, slot);
@@ -375,7 +382,7 @@ static void wrong_generation(struct peer *peer) { one_by_one(peer, harm_generati
 static void too_early(struct peer *peer) { one_by_one(peer, harm_too_early); }
 static void free_in_flight(struct peer *peer) { one_by_one(peer, harm_free); }
 static void no_state(struct peer *peer) { one_by_one(peer, harm_no_state); }
-static void unclaim(struct peer *peer) { one_by_one(peer, harm_unclaim); }
+static void unclaim(struct peer *peer) { one_by_one(peer, harm_unclaim_slowly); }
 static void done_unclaimed(struct peer *peer) { one_by_one(peer, harm_unclaimed); }
 static void illegal_lengths(struct peer *peer) { one_by_one(peer, harm_lengths); }
 static void legal_lengths(struct peer *peer) { one_by_one(peer, harm_nothing); }
