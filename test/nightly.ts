@@ -38,14 +38,14 @@ export const parts: { [part: string]: string } = {
   hostile: prove("hostile.ts long --minutes 20"),
   endure: prove("endure.ts quick"),
   stalls: prove("stalls.ts long --stalls 10000"),
-  soak: prove("soak.ts long"),
+  soak: prove("soak.ts long --kills 4000"),
   "fleet-soak": prove("fleet-soak.ts long"),
   hub: prove("hub.ts quick"),
   stdio: prove("stdio.ts quick"),
   together: prove("together.ts long"),
   "together-planted": prove("together.ts quick --plant all"), // each of its processes leaks 20 bytes per request
-  worlds: "bun test/replay/run.ts --worlds 1000000000 --seconds 1500",
-  "real-worlds": "bun test/replay/real/run.ts --worlds 1000000 --seconds 1500",
+  worlds: "bun test/replay/run.ts --worlds 1000000000 --seconds 600",
+  "real-worlds": "bun test/replay/real/run.ts --worlds 1000000 --seconds 600",
   "planted-faults": "bun test/replay/planted.ts",
   "coverage-src": "bun test/coverage/run.ts",
 };

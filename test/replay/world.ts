@@ -39,6 +39,8 @@ const BUSY_MS = 700;
 const PROGRESS_MS = 13;
 /** Time at which everything is closed, in ms after the start. */
 const CLOSE_MS = 1_200;
+/** The rest of a timeout is rounded up to whole ms by `fetch`, which waits for the body first, and again after the queue. */
+const ROUNDED_MS = 2.5;
 
 /** The worker's end of a connection. */
 export interface ClaimEnd {
@@ -383,7 +385,7 @@ export class World implements Watch {
     const isRight =
       timeLeft === Infinity
         ? call.timeoutMs === Infinity
-        : timeLeft <= Math.max(1, deadline - now + 1.5 + 40 * this.time.cost);
+        : timeLeft <= Math.max(1, deadline - now + ROUNDED_MS + 40 * this.time.cost);
     this.expect(isRight, `call ${call.index} was sent with ${timeLeft} ms left, not ${deadline - now}`);
     const isInTime = now <= deadline + 40 * this.time.cost || call.host.wasStopped(60);
     this.expect(isInTime, `call ${call.index} was sent after its deadline`);
