@@ -115,5 +115,5 @@ function threadsOf(pid: number): string {
 
 /** Resolves when a process is stopped. */
 export function stopped(pid: number): Promise<void> {
-  return until(() => /^(T|Z|$)/.test(processState(pid)), `pid ${pid} is stopped`, 5_000);
+  return until(() => /^(T|Z|$)/.test(processState(pid)), `pid ${pid} is stopped`, 30_000);
 }

@@ -1,10 +1,14 @@
 /** Runs worlds in a child process and ends a world that takes too long: code that loops without end must not stop the run. */
 
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Chosen } from "./choices.ts";
 
 /** Real time after which a world counts as endless, in ms. A world takes about 10 ms. */
 const WORLD_MS = 20_000;
+/** It counts later if the machine gave it less than this share of a processor, but after this number of limits in any case. */
+const SHARE = 0.1;
+const LIMITS = 6;
 
 /** What a child does next: worlds of seeds, or one world whose choices are recorded. */
 export type Job = { stacks: number } & (
@@ -30,6 +34,15 @@ export interface Outcome {
 
 /** What a child says. */
 export type Line = { begins: number } | { chosen: Chosen } | { batch: Batch } | { world: Outcome };
+
+/** Time that a child has been on a processor, in ms. */
+function cpuMs({ pid }: { pid: number }): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/schedstat`, "latin1").split(" ")[0]) / 1e6;
+  } catch {
+    return 0; // it has ended
+  }
+}
 
 /** One child process, which is replaced when it hangs or dies. */
 export class Runner {
@@ -73,9 +86,12 @@ export class Runner {
     await this.#start();
     const child = this.#child!;
     let isEndless = false;
+    let limits = 0;
+    let usedMs = cpuMs(child);
     const onLate = (): void => {
-      isEndless = true;
-      child.kill("SIGKILL");
+      isEndless = ++limits === LIMITS || cpuMs(child) - usedMs > SHARE * limitMs;
+      if (isEndless) child.kill("SIGKILL");
+      else timer = setTimeout(onLate, limitMs);
     };
     let timer = setTimeout(onLate, limitMs);
     child.send(job);
@@ -85,6 +101,8 @@ export class Runner {
       if (!line) break;
       if ("batch" in line || "world" in line) return line;
       saw(line);
+      limits = 0;
+      usedMs = cpuMs(child);
       timer = setTimeout(onLate, limitMs);
     }
     await this.close();
