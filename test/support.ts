@@ -63,7 +63,11 @@ export class Child implements AsyncDisposable {
 export async function stop({ pid }: { pid: number }): Promise<void> {
   process.kill(pid, "SIGSTOP");
   const threads = (): string[] => readdirSync(`/proc/${pid}/task`);
-  await until(() => threads().every((thread) => processState(pid, thread) === "T"), `process ${pid} is stopped`, 15_000);
+  await until(
+    () => threads().every((thread) => processState(pid, thread) === "T"),
+    `process ${pid} is stopped`,
+    15_000,
+  );
 }
 
 /** State of a process or thread: `S` sleeps, `R` runs, `T` is stopped, `Z` has ended; `""` if there is none. */
