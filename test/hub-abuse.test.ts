@@ -19,12 +19,15 @@ const length = (bytes: number | string): string => `Content-Length: ${bytes}`;
 let wires: Wires;
 let worker: Child;
 
-/** Requests that reached the worker since the last call. Sends one more request first, and waits until it arrives. */
+/**
+ * Requests that reached the worker whole since the last call. Sends one more request first, and waits until it arrives. A handler
+ * whose body broke off has no request; it says so at any later time.
+ */
 async function seen(): Promise<string[]> {
   const mark = `/t/mark-${crypto.randomUUID()}`;
   expect(await wires.status(get(mark))).toBe(200);
   await until(() => worker.lines.includes(`saw GET ${mark}`), "the worker sees the mark");
-  const lines = worker.lines.filter((line) => line.startsWith("saw") && !line.endsWith(mark));
+  const lines = worker.lines.filter((line) => /^saw [A-Z]+ /.test(line) && !line.endsWith(mark));
   worker.lines.length = 0;
   return lines;
 }
@@ -96,7 +99,7 @@ describe("a request that two servers would parse differently", () => {
     const wire = wires.send(post("/t/a", [CHUNKED], rest));
     await until(() => wire.ended, "the connection is closed");
     expect(wire.statuses).toEqual([400]);
-    for (const line of await seen()) expect(line).toBe("saw a broken body");
+    expect(await seen()).toEqual([]);
   });
 
   test.each([
@@ -108,7 +111,7 @@ describe("a request that two servers would parse differently", () => {
       const wire = wires.send(post("/t/a", [CHUNKED], `3\r\nabc\r\n0\r\n${trailer}`));
       await until(() => wire.ended, "the connection is closed");
       expect(wire.statuses.at(-1)).toBe(400);
-      expect((await seen()).filter((line) => line !== "saw POST /t/a" && line !== "saw a broken body")).toEqual([]);
+      expect((await seen()).filter((line) => line !== "saw POST /t/a")).toEqual([]);
     },
   );
 
@@ -247,7 +250,7 @@ describe("too much", () => {
     expect(await wires.status(post("/t/a", [length(LIMIT + 1)], `${body}a`))).toBe(413);
     expect(await seen()).toEqual([]);
     expect(await wires.status(post("/t/a", [CHUNKED], chunks(LIMIT + 1)))).toBe(413);
-    for (const line of await seen()) expect(line).toBe("saw a broken body");
+    expect(await seen()).toEqual([]);
   });
 
   test("an endless body in chunks is 413 above the limit, and takes no more memory than that", async () => {
@@ -262,7 +265,7 @@ describe("too much", () => {
     write();
     expect(await wire.answered()).toBe(413);
     wire.close();
-    for (const line of await seen()) expect(line).toBe("saw a broken body");
+    expect(await seen()).toEqual([]);
     expect(wires.memory - before).toBeLessThan(64);
   });
 });
