@@ -6,7 +6,7 @@ import type { Chosen } from "./choices.ts";
 
 /** Real time after which a world counts as endless, in ms. A world takes about 10 ms. */
 const WORLD_MS = 20_000;
-/** It counts later if the machine gave it less than this share of a processor, but after this number of limits in any case. */
+/** A world that got less than this share of a processor gets the time again, up to this number of times in all. */
 const SHARE = 0.1;
 const LIMITS = 6;
 
@@ -64,7 +64,7 @@ export class Runner {
     return { worlds: begun, calls: 0, faults: 0, failed: { seed, failure: String(end) }, cells: [] };
   }
 
-  /** Runs the world of a seed or of a list of choices, for at most `limitMs` of real time. */
+  /** Runs the world of a seed or of a list of choices, for `limitMs` of real time, or longer on a busy machine. */
   async world(from: { seed: number } | { choices: readonly Chosen[] }, limitMs = WORLD_MS): Promise<Outcome> {
     const chosen = "choices" in from ? [...from.choices] : [];
     const end = await this.#do({ ...from, stacks: this.stacks }, limitMs, (line) => {
