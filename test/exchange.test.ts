@@ -16,7 +16,8 @@ class Owner implements ExchangeOwner {
   over_ = 0;
   readonly clock = { ...systemClock, now: () => this.now };
   readonly turns = new Turns(this.clock);
-  readonly statistics = { count: nothing } as unknown as ExchangeOwner["statistics"];
+  readonly counted: string[] = [];
+  readonly statistics = { count: (name: string) => this.counted.push(name) } as unknown as ExchangeOwner["statistics"];
   readonly options = { name: "test", payloadBytes: 1_024, headBytes: 1_024 };
 
   idOf({ serial }: Exchange): string {
@@ -126,6 +127,31 @@ test("a source that waits for room is closed when its request fails", async () =
   exchange.fail(new Error("the worker wrote a malformed head"));
   await Promise.resolve();
   expect(closed()).toBe(1);
+});
+
+/** A streamed response that is collected, and whose connection has not reported its end; awaits its time limit of 5 ms. */
+async function collectLate(end: "open" | "end"): Promise<{ outcome: string[]; withdrawn: number; counted: string[] }> {
+  const outcome: string[] = [];
+  let withdrawn = 0;
+  const mine = new Owner();
+  const resolve = (): void => void outcome.push("resolved");
+  const reject = (error: unknown): void => void outcome.push((error as Error).name);
+  const exchange = new Exchange(mine, { path: "/" }, {}, "copy", 1, 1_000, resolve, reject);
+  const withdraw = (): "asked" => (withdrawn++, "asked");
+  exchange.carrier = { pid: 1, withdraw, timeLeft: () => 5 };
+  exchange.began(200, answer, { onMoved: null, end, read: () => null, errorHead: () => null });
+  await Bun.sleep(20);
+  return { outcome, withdrawn, counted: mine.counted };
+}
+
+test("the time limit of a collected response ends it", async () => {
+  const { outcome, withdrawn, counted } = await collectLate("open");
+  expect([outcome, withdrawn, counted]).toEqual([["RequestTimeoutError"], 1, ["timeouts"]]);
+});
+
+test("a collected response whose end was read, but not reported yet, does not time out", async () => {
+  const { outcome, withdrawn, counted } = await collectLate("end");
+  expect([outcome, withdrawn, counted]).toEqual([["resolved"], 0, []]);
 });
 
 test("the rest of a timeout counts from the call, is at least 1 ms, and Infinity stays infinite", () => {

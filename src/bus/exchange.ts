@@ -301,8 +301,7 @@ export class Exchange {
   /** Called when the exchange has timed out and the connection no longer carries it. Rejects it. */
   expired(executed: Executed): void {
     this.#endStreams();
-    this.owner.statistics.count("timeouts");
-    this.fail(this.#timeoutError(executed));
+    this.fail(this.#timedOut(executed));
   }
 
   /**
@@ -412,10 +411,9 @@ export class Exchange {
 
   /** Collects a streamed response for `request` or `borrow`, within the same timeout. */
   #gather(reader: BodyReader, make: (body: Uint8Array) => BusResponse): void {
-    this.#streams.limit(Math.max(1, this.carrier!.timeLeft(this)), () => {
-      this.owner.statistics.count("timeouts");
-      this.#break(this.#timeoutError("maybe"));
-    });
+    // A reader may have seen the end, and settled the exchange, before the connection reports it.
+    const late = (): unknown => this.#timedOut("maybe");
+    this.#streams.limit(Math.max(1, this.carrier!.timeLeft(this)), () => this.giveUp(late));
     reader.collect(this.owner.options.payloadBytes).then(
       (body) => {
         if (this.isSettled) return;
@@ -439,7 +437,9 @@ export class Exchange {
     return new SlotbusError("REGION_CORRUPT", what, { cause, mayHaveExecuted: true });
   }
 
-  #timeoutError(executed: Executed): RequestTimeoutError {
+  /** Counts a timeout and returns its error. */
+  #timedOut(executed: Executed): RequestTimeoutError {
+    this.owner.statistics.count("timeouts");
     const { startedAt, sentAt, retried } = this.extra;
     const now = this.owner.clock.now();
     // A request that never queued was with its worker all the time; a request that was never sent was queued all the time.

@@ -9,6 +9,11 @@ const WORLD_MS = 20_000;
 /** A world that got less than this share of a processor gets the time again, up to this number of times in all. */
 const SHARE = 0.1;
 const LIMITS = 6;
+/**
+ * Worlds of one process. A world in which a client dies is never freed: the registry of open streams keeps what the dead client
+ * was reading, and that leads to everything else of its world. A thousand worlds take half a gigabyte.
+ */
+const CHILD_WORLDS = 1_000;
 
 /** What a child does next: worlds of seeds, or one world whose choices are recorded. */
 export type Job = { stacks: number } & (
@@ -50,11 +55,15 @@ export class Runner {
   stacks = 0;
   #child: Bun.Subprocess<"ignore", "pipe", "inherit"> | null = null;
   #lines: AsyncGenerator<Line, void, void> | null = null;
+  /** Worlds that the child was asked for. */
+  #worlds = 0;
 
   /** Runs the worlds of `count` seeds; stops at the first failure. */
   async seeds(from: number, count: number): Promise<Batch> {
     let seed = from;
     let begun = 0;
+    if (this.#worlds >= CHILD_WORLDS) await this.close();
+    this.#worlds += count;
     const end = await this.#do({ from, count, stacks: this.stacks }, WORLD_MS, (line) => {
       if (!("begins" in line) || line.begins < 0) return;
       seed = line.begins;
@@ -79,6 +88,7 @@ export class Runner {
     this.#child?.kill("SIGKILL");
     await this.#child?.exited;
     this.#child = this.#lines = null;
+    this.#worlds = 0;
   }
 
   /** Does a job. Returns its last line, or why there is none. The limit counts from the line before. */
