@@ -74,7 +74,7 @@ export const ATTACKS: readonly Attack[] = [
   { name: "random-bytes", kind: "socket", outcomes: evicted, reason: message },
   { name: "unknown-type", kind: "socket", outcomes: evicted, reason: message },
   { name: "half-message", kind: "socket", outcomes: survived },
-  { name: "slow-message", kind: "socket", outcomes: evicted, reason: message, ms: 100 },
+  { name: "slow-message", kind: "socket", outcomes: evicted, reason: message },
   { name: "long-message", kind: "socket", outcomes: evicted, reason: message },
   { name: "wrong-direction", kind: "socket", outcomes: evicted, reason: message },
   { name: "descriptors", kind: "socket", outcomes: survived },
