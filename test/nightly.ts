@@ -38,7 +38,7 @@ export const parts: { [part: string]: string } = {
   hostile: prove("hostile.ts long --minutes 20"),
   endure: prove("endure.ts quick"),
   stalls: prove("stalls.ts long --stalls 10000"),
-  soak: prove("soak.ts long --kills 4000"),
+  soak: prove("soak.ts long --kills 2500"),
   "fleet-soak": prove("fleet-soak.ts long"),
   hub: prove("hub.ts quick"),
   stdio: prove("stdio.ts quick"),
