@@ -35,7 +35,7 @@ export const parts: { [part: string]: string } = {
   steps: prove("steps.ts long"), // every instruction
   "fleet-steps": prove("fleet-steps.ts long"),
   malformed: prove("malformed.ts quick"),
-  hostile: prove("hostile.ts long --minutes 20"),
+  hostile: prove("hostile.ts long --minutes 12"),
   endure: prove("endure.ts quick"),
   stalls: prove("stalls.ts long --stalls 10000"),
   soak: prove("soak.ts long --kills 2500"),

@@ -30,7 +30,7 @@ import { Net } from "./wire.ts";
 import type { WorkerEnd } from "./worker-end.ts";
 
 /** Most tasks of a world; a world with more does not come to rest. */
-const STEPS = 60_000;
+const STEPS = 200_000;
 /** Least number of calls. */
 const CALLS = 52;
 /** Time during which calls begin, in ms. */
