@@ -6,7 +6,8 @@ import { Exchange, type ExchangeOwner } from "../src/bus/exchange.ts";
 import { ExchangeQueue } from "../src/bus/queue.ts";
 import { Turns } from "../src/bus/turns.ts";
 import { systemClock } from "../src/clock.ts";
-import type { RequestTimeoutError } from "../src/index.ts";
+import { type RequestTimeoutError, type StreamedResponse, WorkerDiedError } from "../src/index.ts";
+import { rejection } from "./support.ts";
 
 const nothing = (): void => {};
 
@@ -152,6 +153,21 @@ test("the time limit of a collected response ends it", async () => {
 test("a collected response whose end was read, but not reported yet, does not time out", async () => {
   const { outcome, withdrawn, counted } = await collectLate("end");
   expect([outcome, withdrawn, counted]).toEqual([["resolved"], 0, []]);
+});
+
+test("a stream whose connection ends before its slot was complete fails, even if its ring has an end", async () => {
+  const { promise, resolve } = Promise.withResolvers<unknown>();
+  const exchange = new Exchange(owner, { path: "/" }, {}, "stream", 1, 1_000, resolve, nothing);
+  exchange.carrier = carrier;
+  const bytes = [new TextEncoder().encode("half")];
+  exchange.began(200, answer, { onMoved: null, end: "end", read: () => bytes.pop() ?? null, errorHead: () => null });
+  exchange.lost("maybe", "was evicted", 1_000);
+  const got: string[] = [];
+  const reading = (async () => {
+    for await (const chunk of ((await promise) as StreamedResponse).chunks()) got.push(chunk.toString());
+  })();
+  expect(await rejection(reading)).toBeInstanceOf(WorkerDiedError);
+  expect(got.length).toBe(1); // what had arrived
 });
 
 test("the rest of a timeout counts from the call, is at least 1 ms, and Infinity stays infinite", () => {

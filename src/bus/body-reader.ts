@@ -119,11 +119,25 @@ export class BodyReader {
   /** Copies the remaining bytes out of the ring, so that the slot can be released. The reader gets these bytes, then `failure`. */
   end(failure: () => { error: unknown } | null): void {
     if (!this.#incoming) return;
+    this.#keepRest();
+    this.#finish(this.#ended ? null : failure());
+  }
+
+  /**
+   * Like {@link end} for a stream whose slot was taken back before the other side had completed it. An end in the ring is not the
+   * end of the body then: the other side also writes one when it notices that it may stop.
+   */
+  cut(error: unknown): void {
+    if (!this.isOpen) return;
+    this.#keepRest();
+    this.#finish({ error });
+  }
+
+  #keepRest(): void {
     const into = this.#into;
     this.#into = null; // user code may still be using the bytes in it
     for (let chunk = this.#take(); chunk; chunk = this.#take()) this.#rest.push(chunk);
     this.#into = into;
-    this.#finish(this.#ended ? null : failure());
   }
 
   /** Fails the stream and discards unread bytes. Does nothing if the stream has ended. */

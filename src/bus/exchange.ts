@@ -311,8 +311,8 @@ export class Exchange {
   lost(executed: Executed, how: string, timeLeftMs: number): void {
     const { owner } = this;
     if (this.isStreaming) {
-      const died = (): Error => new WorkerDiedError(this.id, this.carrier!.pid, how, true);
-      this.#streams.reader!.end(() => ({ error: owner.closedError("maybe") ?? died() }));
+      const { pid } = this.carrier!;
+      this.#streams.reader!.cut(owner.closedError("maybe") ?? new WorkerDiedError(this.id, pid, how, true));
       this.#endStreams();
       if (this.kind === "stream") this.#over();
       return;
