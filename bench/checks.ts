@@ -1,9 +1,10 @@
 /** Measures slotbus alone: the cost of headers, slots and idling, and the distance to the physical limit. */
 
 import { availableParallelism } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import type { Handler, HeadersLike } from "../src/index.ts";
 import { CommandError } from "../src/cli/usage.ts";
+import { compile } from "./suite.ts";
 import { alternate, closedLoop, makeBodies, median, perSecond, round } from "./measure.ts";
 import { type Peer, type SlotbusContestant, startSlotbus, type Workspace } from "./systems.ts";
 
@@ -110,14 +111,7 @@ function askers({
 
 /** Compiles `spin.c`. Returns `null` without a C compiler or a second processor. */
 function compileSpin(workspace: Workspace): string | null {
-  const root = resolve(import.meta.dir, "..");
-  const zig = Bun.which("zig", { PATH: `${root}/node_modules/.bin:${process.env["PATH"] ?? ""}` });
-  const compiler = Bun.which("cc") ? ["cc"] : zig ? [zig, "cc"] : null;
-  if (!compiler || availableParallelism() < 2) return null;
-  const program = join(workspace.path, "spin");
-  const source = join(import.meta.dir, "spin.c");
-  const build = Bun.spawnSync([...compiler, "-O2", "-o", program, source], { stdio: ["ignore", "ignore", "pipe"] });
-  return build.exitCode === 0 ? program : null;
+  return availableParallelism() < 2 ? null : compile(join(import.meta.dir, "spin.c"), workspace);
 }
 
 function spinNs(program: string): number {

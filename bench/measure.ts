@@ -96,6 +96,40 @@ export async function sparseLoop(call: Call, body: Uint8Array, count: number): P
   return { latencies: samples.slice(0, count), seconds: (Bun.nanoseconds() - start) / 1e9 };
 }
 
+/** Requests of {@link offeredLoop} that may wait for their responses at once. */
+const MOST_OFFERED = 1_000;
+/** Grain of Bun's timer, in ns. */
+const TICK = 1e6;
+
+/**
+ * Offers `rate` requests per second for `ms`, by Bun's timer in groups of one per millisecond, whether earlier ones have been
+ * answered or not. A latency counts from when the request was due, so that a pause counts for all requests that it delays;
+ * delays of the timer up to a millisecond do not count.
+ */
+export async function offeredLoop(call: Call, bytes: number, rate: number, ms: number): Promise<Round> {
+  const free = makeBodies(bytes, MOST_OFFERED);
+  const start = Bun.nanoseconds();
+  const total = Math.floor((rate * ms) / 1000);
+  let [sent, answered] = [0, 0];
+  const one = async (body: Uint8Array, from: number): Promise<void> => {
+    stamp(body);
+    const reply = await call(body);
+    record(answered++, Bun.nanoseconds() - from);
+    check(reply, body);
+    free.push(body);
+  };
+  const failed = Promise.withResolvers<never>();
+  while (answered < total) {
+    const due = Math.min(total, Math.floor(((Bun.nanoseconds() - start) * rate) / 1e9));
+    for (; sent < due && free.length > 0; sent++) {
+      const dueAt = start + ((sent + 1) * 1e9) / rate;
+      one(free.pop()!, Math.min(Bun.nanoseconds(), dueAt + TICK)).catch(failed.reject);
+    }
+    await Promise.race([Bun.sleep(1), failed.promise]);
+  }
+  return { latencies: samples.slice(0, answered), seconds: (Bun.nanoseconds() - start) / 1e9 };
+}
+
 /**
  * Runs each contestant once to warm up (`isWarmUp`), then `rounds` times in turn. The order is reversed in every second
  * round, so that no contestant always follows the same one. Resolves to the rounds by contestant.

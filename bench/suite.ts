@@ -1,5 +1,6 @@
 /** Shared by all suites: flags, workspace, progress, and rounds that cannot hang. */
 
+import { basename, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { print } from "../src/cli/terminal.ts";
 import { CommandError, UsageError, withJson } from "../src/cli/usage.ts";
@@ -86,6 +87,17 @@ export async function inWorkspace<T>(
     process.off("SIGINT", stopOnSignal).off("SIGTERM", stopOnSignal);
     await Promise.all(started.map((it) => it.stop()));
   }
+}
+
+/** Compiles a C program of the bench. Returns its path; `null` without a compiler, or when it does not compile. */
+export function compile(source: string, workspace: Workspace): string | null {
+  const root = resolve(import.meta.dir, "..");
+  const zig = Bun.which("zig", { PATH: `${root}/node_modules/.bin:${process.env["PATH"] ?? ""}` });
+  const compiler = Bun.which("cc") ? ["cc"] : zig ? [zig, "cc"] : null;
+  if (!compiler) return null;
+  const program = join(workspace.path, basename(source, ".c"));
+  const build = Bun.spawnSync([...compiler, "-O2", "-o", program, source], { stdio: ["ignore", "ignore", "pipe"] });
+  return build.exitCode === 0 ? program : null;
 }
 
 /** How a suite shows its result. */

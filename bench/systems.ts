@@ -56,6 +56,8 @@ export interface PeerOptions {
   /** Runtime of the program; default this Bun. Other runtimes exchange messages as JSON. */
   runtime?: string;
   stdout?: "pipe";
+  /** Returns the command that runs a command in another place. */
+  inside?: (command: string[]) => string[];
   /** Called with each message that does not answer `ask`. */
   onMessage?: (message: unknown) => void;
 }
@@ -84,12 +86,13 @@ export class Workspace implements Disposable {
   /** Starts `bun peer.ts ROLE ADDRESS` and waits for its introduction. */
   async start(role: string, address = "", options: PeerOptions = {}): Promise<Peer> {
     const { program = Bun.resolveSync("./peer", import.meta.dir), runtime, stdout, onMessage = () => {} } = options;
+    const command = [runtime ?? process.execPath, program, role, address];
     const introduced = Promise.withResolvers<Introduction>();
     let settle: (message: unknown) => void = (first) => {
       settle = onMessage;
       introduced.resolve(first as Introduction);
     };
-    const child = Bun.spawn([runtime ?? process.execPath, program, role, address], {
+    const child = Bun.spawn(options.inside?.(command) ?? command, {
       env: { ...process.env, SLOTBUS_DIR: this.path },
       stdio: ["ignore", stdout ?? "ignore", "inherit"],
       serialization: runtime === undefined ? "advanced" : "json",

@@ -5,6 +5,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Row } from "../bench/bus.ts";
+import { setUp } from "../bench/busy/situations.ts";
+import type { BusyRow } from "../bench/busy/suite.ts";
 import type { ContestRow } from "../bench/contest/suite.ts";
 import type { PublishRow } from "../bench/events/publish.ts";
 import type { FlowRow } from "../bench/events/suite.ts";
@@ -13,6 +15,9 @@ import { type Order, type Params, run } from "../bench/stdio/loop.ts";
 import type { StdioRow, TripRow } from "../bench/stdio/suite.ts";
 import type { OwnRow } from "../bench/streams/own.ts";
 import type { StreamRow } from "../bench/streams/suite.ts";
+import { compile } from "../bench/suite.ts";
+import { Workspace as BenchWorkspace } from "../bench/systems.ts";
+import { until } from "./support.ts";
 
 const root = join(import.meta.dir, "..");
 
@@ -66,6 +71,8 @@ test("invalid usage is one line on stderr and exit code 2", () => {
     ["bench", "contest", "--against", "nats"],
     ["bench", "stdio", "over"],
     ["bench", "stdio", "--against", "unix-socket"],
+    ["bench", "busy", "--situations", "quiet,party"],
+    ["bench", "busy", "--against", "fetch-tcp"],
     ["bench", "constructor"],
   ]) {
     const { code, out, err } = slotbus(...args);
@@ -274,6 +281,41 @@ test("bench stdio --json: each host's worker is another process, and a note says
   }
   expect([bars.length, notes]).toEqual([2, ["node-ipc is skipped: Node is not installed."]]);
 }, 60_000);
+
+test("bench busy --json: requests beside busy loops and on one processor", () => {
+  const { rows, bars, notes } = suite<BusyRow>({}, "busy", "--situations", "quiet,loop-2,one-processor");
+  const cases = ["quiet", "loop-2", "one-processor"].flatMap((situation) =>
+    ["one", "many", "offered"].flatMap((kind) => [`${situation} ${kind} slotbus`, `${situation} ${kind} unix-socket`]),
+  );
+  expect(rows.map((row) => `${row.situation} ${row.case} ${row.system}`)).toEqual(cases);
+  for (const row of rows) {
+    for (const value of [row.p50_us, row.requests_per_second, row.cpu_us!, row.ratio]) expect(value).toBeGreaterThan(0);
+    expect(row.worst_us).toBeGreaterThanOrEqual(row.p99_us);
+    expect(row.ratios.length).toBe(3);
+  }
+  expect([bars.length, notes]).toEqual([10, []]);
+}, 120_000);
+
+test("bench busy: its loops run until it is over, and one processor is one", async () => {
+  using workspace = new BenchWorkspace();
+  const load = compile(join(root, "bench/busy/load.c"), workspace)!;
+  const isLoop = (pid: string): boolean => {
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, "latin1") === `${load}\0loop\0`;
+    } catch {
+      return false; // it has ended, or is another file
+    }
+  };
+  const loops = (): number => readdirSync("/proc").filter(isLoop).length;
+  {
+    await using _two = setUp("loop-2", load, workspace);
+    await until(() => loops() === 2, "two loops run");
+  }
+  expect(loops()).toBe(0);
+  await using one = setUp("one-processor", load, workspace);
+  const command = one.inside([process.execPath, "-p", "os.availableParallelism()"]);
+  expect(Bun.spawnSync(command).stdout.toString().trim()).toBe("1");
+}, 20_000);
 
 test("a wrong answer ends a round of bench stdio with an error, in every host", async () => {
   const order: Order = { bytes: 64, inFlight: 2, leadInMs: 0, ms: 10, minimum: 1 };

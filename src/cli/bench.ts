@@ -47,6 +47,7 @@ const SUITES: readonly Lazy[] = [
   { name: "events", summary: "one publisher, many subscribers", load: () => import("../../bench/events/suite.ts") },
   { name: "contest", summary: "claims, contention, takeover", load: () => import("../../bench/contest/suite.ts") },
   { name: "stdio", summary: "programs behind pipes", load: () => import("../../bench/stdio/suite.ts") },
+  { name: "busy", summary: "a busy or small machine", load: () => import("../../bench/busy/suite.ts") },
 ];
 
 export async function command(args: readonly string[]): Promise<Command> {

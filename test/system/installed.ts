@@ -43,6 +43,7 @@ const ALONE: readonly Expected[] = [
   ["bench streams --short", 0, /^slotbus/m],
   ["bench events --short", 0, /^slotbus/m],
   ["bench contest --short", 0, /^slotbus/m],
+  ["bench busy --short", 0, /^1 busy loop, one at a time$/m],
 ];
 
 const BESIDE_A_SHOP: readonly Expected[] = [
