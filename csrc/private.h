@@ -144,6 +144,15 @@ struct flows {
 	const struct sb_flow *theirs; /* NULL: not cleaned by the worker yet, counts as empty */
 };
 
+/* Bells that this side holds, so that a turn rings once. */
+struct bells {
+	bool held;
+	bool due;
+	bool was_late;
+	uint64_t due_ns;  /* time of the first bell that is due */
+	uint64_t from_ns; /* no bell is held before this time */
+};
+
 struct link {
 	struct geometry map;
 	int fd;
@@ -162,6 +171,7 @@ struct link {
 	uint32_t touched_bytes[SB_SLOTS_MAX][2];
 	struct flow flow[SB_SLOTS_MAX];
 	uint64_t taken[4];            /* hints taken and not served yet */
+	bool bell_due;
 	uint64_t bells_since_ns;
 	uint32_t bells, bells_work;
 	uint64_t turns; /* of the worker's event loop, at the last check */
@@ -176,6 +186,7 @@ struct sb_client {
 	int stats_fd;
 	bool parked;
 	struct mover mover;
+	struct bells bells;
 	uint32_t life;
 	uint32_t poll_start;
 	uint32_t link_count; /* highest index in use + 1 */
@@ -208,6 +219,7 @@ struct sb_worker {
 	struct sb_look look;
 	bool full;
 	struct mover mover;
+	struct bells bells;
 	uint64_t turns; /* of the worker's event loop; 0: no event loop */
 	uint64_t pending[4]; /* hints taken and not claimed yet */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
@@ -252,6 +264,8 @@ bool flow_moved(struct flow *flow, const struct sb_flow *theirs);
 int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint32_t end,
                   uint32_t need, struct sb_look *out);
 int32_t wake(struct sb_park *sleeper, int fd); /* 1 when it woke the sleeper by a system call */
+bool bells_hold(struct bells *bells, const struct sb_park *sleeper);
+void client_rings(struct sb_client *client); /* the bells that are due */
 void spin_yield(struct mover *mover, uint64_t now);
 void client_shows_cpu(struct sb_client *client);
 void worker_shows_cpu(struct sb_worker *worker);

@@ -68,6 +68,10 @@ static int32_t client_tells(struct sb_client *client, struct link *link, uint32_
 {
 	struct sb_region *region = link->map.region;
 	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
+	if (bells_hold(&client->bells, &region->worker)) {
+		link->bell_due = true;
+		return 1;
+	}
 	int32_t rang = wake(&region->worker, link->fd);
 	if (rang == 1) count(client, SB_C_BELLS);
 	return rang;
@@ -404,6 +408,7 @@ int32_t sb_slot_wait(struct sb_client *client, uint32_t index, uint32_t slot, ui
 	uint64_t start = os_now_ns(), now = start;
 	uint64_t deadline = timeout_ms == 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000u;
 	struct sb_event *event = &client->events[SB_BATCH];
+	client_rings(client);
 	sb_client_unpark(client); /* other links do not ring now; the driver polls them later */
 	for (;;) {
 		int32_t found = slot_event(client, index, slot, now, event);

@@ -29,7 +29,7 @@ static void worker_tells(struct sb_worker *worker, uint32_t slot)
 {
 	struct sb_region *region = worker->map.region;
 	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
-	(void)wake(&region->client, worker->fd);
+	if (!bells_hold(&worker->bells, &region->client)) (void)wake(&region->client, worker->fd);
 }
 
 static bool is_ready(const struct sb_worker *worker, uint32_t slot)

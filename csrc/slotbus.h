@@ -293,7 +293,6 @@ struct sb_region { /* start of the mapping */
 
 /* ---- statistics: a second memfd for each bus; only the client can write it ----------------- */
 
-/* Index 16 is unused. */
 #define SB_COUNTERS(X)                                                                          \
 	X(SB_C_PUBLISHED, 0, "requests published to a worker")                                      \
 	X(SB_C_RESPONDED, 1, "responses delivered")                                                 \
@@ -311,6 +310,7 @@ struct sb_region { /* start of the mapping */
 	X(SB_C_ERRORS, 13, "requests whose handler responded with an error")                        \
 	X(SB_C_RETRIES, 14, "idempotent requests sent again after a worker died")                   \
 	X(SB_C_REFUSED, 15, "handshakes refused: user, version, timeout, malformed message")        \
+	X(SB_C_CONTENTIONS, 16, "times the client stopped spinning: others needed the processors")  \
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")    \
 	X(SB_C_RESTARTED, 18, "worker processes restarted after they ended")                        \
 	X(SB_C_PAUSED, 19, "times a pool paused because its workers ended too often")               \
@@ -597,6 +597,11 @@ SB_API int32_t sb_client_tick(struct sb_client *client);
 /* Returns 1: parked, the next response rings the bell. 0: there is work, poll again. */
 SB_API int32_t sb_client_park(struct sb_client *client);
 SB_API void sb_client_unpark(struct sb_client *client);
+/* Holds the bells of this side until sb_client_ring, so that one bell tells a worker of all that a
+ * turn sends. A side that holds bells must ring before it sleeps. No bell is held for 100 ms after
+ * one that was held longer than 0.1 ms: then this side's code is slow. */
+SB_API void sb_client_hold(struct sb_client *client);
+SB_API void sb_client_ring(struct sb_client *client);
 /* Moves the calling thread to another processor if the peer was last seen on this one; at most once
  * in SB_MOVE_US, and only within the thread's affinity, which stays. Returns 1 if it moved, else
  * 0. */
@@ -669,6 +674,11 @@ SB_API void sb_worker_loops(struct sb_worker *worker);
  * (parked) or 0 (there is work). Fails with -SB_ECLOSED: not attached. */
 SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
 SB_API void sb_worker_unpark(struct sb_worker *worker);
+/* Returns 1 if there are hints that sb_slot_take has not served. */
+SB_API int32_t sb_worker_has_more(const struct sb_worker *worker);
+/* Like sb_client_hold and sb_client_ring. */
+SB_API void sb_worker_hold(struct sb_worker *worker);
+SB_API void sb_worker_ring(struct sb_worker *worker);
 /* Like sb_client_spread. */
 SB_API int32_t sb_worker_spread(struct sb_worker *worker);
 /* For a worker without an event loop: parks and blocks, first on a futex for up to SB_SLICE_MS,

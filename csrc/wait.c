@@ -38,6 +38,34 @@ int32_t wake(struct sb_park *sleeper, int fd)
 	return 0;
 }
 
+/* [park-client] [park-worker] True if the bell for this sleeper rings later: the waker's half is
+ * late, not different. A bell that was held for long rings with the next work. [model: hold] */
+bool bells_hold(struct bells *bells, const struct sb_park *sleeper)
+{
+	static const uint64_t LONG_NS = 50000;
+	if (!bells->held || load_seq(&sleeper->parked) == SB_PARK_NONE) return false;
+	uint64_t now = os_now_ns();
+	if (now < bells->from_ns) return false;
+	if (!bells->due) bells->due_ns = now;
+	bells->due = true;
+	return now - bells->due_ns < LONG_NS;
+}
+
+/* Returns true if bells are due; they ring now. Two late turns in a row mean that the code of this
+ * process is slow: then no bell is held for a while. One may mean that another process had the
+ * processor. [model: ring] */
+static bool bells_are_due(struct bells *bells)
+{
+	static const uint64_t LATE_NS = 100000, PAUSE_NS = 100000000;
+	if (!bells->due) return false;
+	bells->due = false;
+	uint64_t now = os_now_ns();
+	bool late = now - bells->due_ns > LATE_NS;
+	if (late && bells->was_late) bells->from_ns = now + PAUSE_NS;
+	bells->was_late = late;
+	return true;
+}
+
 /* Called after a spin without a result: lets other threads use this processor, the other side among
  * them. If this thread did not run again soon, another thread took a whole time slice: then no spin
  * yields for a while. */
@@ -77,6 +105,29 @@ static bool has_hints(const struct sb_hints *hints, const uint64_t *taken, uint3
 static bool link_has_work(const struct link *link)
 {
 	return has_hints(&link->map.region->done, link->taken, link->map.header.slots);
+}
+
+void sb_client_hold(struct sb_client *client)
+{
+	client->bells.held = true;
+}
+
+void client_rings(struct sb_client *client)
+{
+	if (!bells_are_due(&client->bells)) return;
+	for (uint32_t i = 0; i < client->link_count; i++) {
+		struct link *link = client->links[i];
+		if (link == NULL || !link->bell_due) continue;
+		link->bell_due = false;
+		if (wake(&link->map.region->worker, link->fd) == 1)
+			add_relaxed(&client->stats->counters[SB_C_BELLS], 1);
+	}
+}
+
+void sb_client_ring(struct sb_client *client)
+{
+	client->bells.held = false;
+	client_rings(client);
 }
 
 /* [model: client-park] */
@@ -191,6 +242,23 @@ static bool worker_flows_moved(const struct sb_worker *worker)
 		if (flow_moved(&peek, &worker->map.region->slot[slot].client)) return true;
 	}
 	return false;
+}
+
+int32_t sb_worker_has_more(const struct sb_worker *worker)
+{
+	return worker->step == ATTACHED && worker_has_work(worker) ? 1 : 0;
+}
+
+void sb_worker_hold(struct sb_worker *worker)
+{
+	worker->bells.held = true;
+}
+
+void sb_worker_ring(struct sb_worker *worker)
+{
+	worker->bells.held = false;
+	if (!bells_are_due(&worker->bells) || worker->map.region == NULL) return;
+	(void)wake(&worker->map.region->client, worker->fd);
 }
 
 /* [model: worker-park] */

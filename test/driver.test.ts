@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { systemClock } from "../src/clock.ts";
-import { Driver, type Side } from "../src/wires/memory/driver.ts";
+import { Driver, ringAll, type Side } from "../src/wires/memory/driver.ts";
 import { Child, until, Workspace } from "./support.ts";
 
 /** A side that finds `work` items, one per poll, and records the calls it gets. */
@@ -31,6 +31,14 @@ class Recorder implements Side {
   }
   unpark(): void {
     this.parked = false;
+  }
+  /** What it did with its bells, in order. */
+  bells: ("hold" | "ring")[] = [];
+  hold(): void {
+    this.bells.push("hold");
+  }
+  ring(): void {
+    this.bells.push("ring");
   }
   spread(): void {
     this.spreads++;
@@ -142,6 +150,47 @@ test("a busy side that is woken leaves the other side's processor; after a pause
   driver.expect(0, true);
   expect([side.spreads, side.parked]).toEqual([2, false]);
   driver.stop();
+});
+
+test("of a burst of bells outside of a turn the third and later ones are held until the job ends", async () => {
+  const side = new Recorder();
+  const driver = new Driver(side, 0, systemClock);
+  driver.expect(0, true);
+  expect(side.bells).toEqual([]); // a single message does not wait for the code after it
+  driver.expect(0, true);
+  driver.expect(0, true);
+  expect(side.bells).toEqual(["hold"]);
+  await Promise.resolve();
+  expect(side.bells).toEqual(["hold", "ring"]);
+  await Bun.sleep(5);
+  driver.expect(0, true);
+  await Promise.resolve();
+  expect(side.bells.length).toBe(2);
+});
+
+test("bells that a side holds while it polls ring after the microtasks, before it polls again or blocks", async () => {
+  const side = new Recorder();
+  const order: string[] = [];
+  const driver = new Driver(side, 0, systemClock);
+  side.hold = () => void order.push("hold");
+  side.ring = () => void order.push("ring");
+  side.onPoll = () => {
+    order.push("poll");
+    if (side.work === 0) return;
+    driver.hold();
+    queueMicrotask(() => {
+      order.push("caller");
+      if (side.work === 0) ringAll();
+    });
+  };
+  side.work = 2;
+  driver.wake();
+  await until(() => side.parked, "parked");
+  expect(order).toEqual(["poll", "hold", "caller", "ring", "poll", "hold", "caller", "ring", "poll"]);
+  driver.hold();
+  driver.stop();
+  ringAll();
+  expect(order.at(-1)).toBe("hold"); // a driver that stopped has no side
 });
 
 function voluntarySwitches(pid: number): number {

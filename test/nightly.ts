@@ -26,7 +26,7 @@ export const parts: { [part: string]: string } = {
   tests: "npm test",
   "tests-again": "npm test", // in another order
   tools: "sh test/system/install.sh",
-  system: "bun test/system/run.ts --all", // musl, qemu, sanitizers, Chromium, other versions
+  system: "bun test/system/run.ts --all --record", // musl, qemu, sanitizers, Chromium, other versions
   "model-bus": "bun test/model/check.ts long bus",
   "model-stream": "bun test/model/check.ts long stream",
   "model-ring": "bun test/model/check.ts long ring",

@@ -72,8 +72,10 @@ test("every counter is exact after a sequence that changes each of them", async 
     unsettledAtEnd: 0,
     queued: 0,
     inFlight: 0,
+    contentions: expect.any(Number), // `contention.test.ts` judges this one
     bells: expect.any(Number), // `process.test.ts` judges these two
     wakeups: expect.any(Number),
+    spinning: expect.stringMatching(/^(on|vain|contended)$/),
   });
   expect(workers).toEqual([{ pid: process.pid, concurrency: 2, inFlight: 0 }]);
   expect(roundTripUs.p50).toBeGreaterThan(0);

@@ -408,7 +408,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     return {
       ...readCounters(this.statistics),
       requests: this.#serial,
-      wakeups: this.wire.wakeups,
+      ...this.wire.driven(),
       unsettledAtEnd: this.#unsettledAtEnd,
       queued: this.#queue.length,
       inFlight: all.reduce((sum, { load }) => sum + load, 0),

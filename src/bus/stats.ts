@@ -2,6 +2,9 @@
 
 import { type CounterName, quantileUs, type Snapshot } from "../native/statistics.ts";
 
+/** Whether a side spins while it waits: see {@link BusStats.spinning}. */
+export type Spinning = "on" | "off" | "vain" | "contended";
+
 /** Result of `SlotBus.stats`. Counters start at 0 when the bus is created. */
 export interface BusStats {
   /** Requests made. */
@@ -28,8 +31,15 @@ export interface BusStats {
   dropped: number;
   /** Doorbells sent to parked workers. */
   bells: number;
+  /** Times that the bus stopped spinning, for seconds, because other programs needed the processors. See `spinning`. */
+  contentions: number;
   /** Times that a worker's doorbell woke the parked bus. */
   wakeups: number;
+  /**
+   * Whether this side spins while it waits for responses, and if not, why: `"off"`: the option `spin` is 0; `"vain"`: spinning found
+   * nothing lately; `"contended"`: other programs need the processors. The bus tries again by itself.
+   */
+  spinning: Spinning;
   /** Workers that attached. */
   workersJoined: number;
   /** Workers that left with a goodbye. */
@@ -76,7 +86,10 @@ export interface Statistics {
 }
 
 /** The counters of {@link BusStats}. */
-type Counted = Omit<BusStats, "requests" | "wakeups" | "unsettledAtEnd" | "queued" | "inFlight" | "workers">;
+type Counted = Omit<
+  BusStats,
+  "requests" | "wakeups" | "spinning" | "unsettledAtEnd" | "queued" | "inFlight" | "workers"
+>;
 
 /** Returns the counters with their names in {@link BusStats}. */
 export function readCounters(statistics: Statistics): Counted {

@@ -57,7 +57,7 @@
 import type { SlotbusError } from "../errors.ts";
 import type { Carrier, Exchange } from "./exchange.ts";
 import type { WorkerRequest } from "./request.ts";
-import type { Statistics } from "./stats.ts";
+import type { BusStats, Statistics } from "./stats.ts";
 
 /** The process at the other end of a connection. */
 export interface Peer {
@@ -128,11 +128,14 @@ export interface WireEvents {
   refused(peer: Peer, reason: string): void;
 }
 
+/** What {@link BusStats} says of the driver of a wire. */
+export type Driven = Pick<BusStats, "wakeups" | "spinning">;
+
 /** The client side of one bus. */
 export interface Wire {
   readonly statistics: Statistics;
-  /** Number of times that a worker woke the sleeping client. */
-  readonly wakeups: number;
+  /** What {@link BusStats} says of the driver of this side. */
+  driven(): Driven;
   /**
    * Checks deadlines and workers. Called every 20 ms while a request is unsettled or the last tick returned `true`. Returns
    * whether a worker still has a request, including abandoned ones.

@@ -128,6 +128,15 @@ export class ClientHandle {
     native.sb_client_unpark(this.pointer);
   }
 
+  /** Holds the bells until {@link ring}. */
+  hold(): void {
+    native.sb_client_hold(this.pointer);
+  }
+
+  ring(): void {
+    native.sb_client_ring(this.pointer);
+  }
+
   spread(): void {
     native.sb_client_spread(this.pointer);
   }

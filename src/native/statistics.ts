@@ -20,6 +20,10 @@ export const COUNTERS = {
   abandoned: [C.SB_C_ABANDONED, "Requests given up while a handler ran."],
   dropped: [C.SB_C_DROPPED, "Responses discarded because the caller had given up."],
   bells: [C.SB_C_BELLS, "Doorbells sent to parked workers."],
+  contentions: [
+    C.SB_C_CONTENTIONS,
+    "Times that the bus stopped spinning because other programs needed the processors.",
+  ],
   workers_joined: [C.SB_C_JOINED, "Workers that attached."],
   workers_left: [C.SB_C_LEFT, "Workers that left with a goodbye."],
   workers_died: [C.SB_C_DIED, "Workers whose connection ended without a goodbye."],

@@ -169,6 +169,20 @@ export class WorkerHandle {
     native.sb_worker_unpark(this.#pointer);
   }
 
+  /** Whether there may be more to take. */
+  hasMore(): boolean {
+    return native.sb_worker_has_more(this.#pointer) === 1;
+  }
+
+  /** Holds the bells until {@link ring}. */
+  hold(): void {
+    native.sb_worker_hold(this.#pointer);
+  }
+
+  ring(): void {
+    native.sb_worker_ring(this.#pointer);
+  }
+
   spread(): void {
     native.sb_worker_spread(this.#pointer);
   }

@@ -43,6 +43,10 @@
 #define FUTEX_WAITS 0 /* 1: both sides may wait on the futex: requestSync, sb_worker_wait */
 #endif
 
+#ifndef HOLDS
+#define HOLDS 0 /* 1: both sides may hold their bells while they are awake */
+#endif
+
 #define SLOTS 2
 #define LIVES (KILLS + EVICTS + STRAYS + 1)
 
@@ -142,6 +146,30 @@ inline wake(side)
 #define LOOK_EARLY(side) skip
 #endif
 
+/* [park-client] [park-worker] In a turn, the bell may ring later than the work is published: the waker's half is late, not
+ * different. With NO_RING a bell that is due is forgotten. */
+inline hold_or_wake(side, awake)
+{
+	/* label: hold */
+	if
+	:: wake(side)
+	:: HOLDS && awake && parked[side] != NONE -> due = 1
+	fi
+}
+
+inline ring(side)
+{
+	/* label: ring */
+	if
+#ifdef NO_RING
+	:: due -> due = 0
+#else
+	:: due -> due = 0; wake(side)
+#endif
+	:: else
+	fi
+}
+
 /* ---- worker ---------------------------------------------------------------------------------- */
 
 #define MY(s) (me_region * SLOTS + (s))
@@ -207,7 +235,7 @@ inline complete(s, with, id)
 		if
 		:: won ->
 			done[me_region] = done[me_region] | BIT(s);
-			wake(SIDE(me_region, CLIENT))
+			hold_or_wake(SIDE(me_region, CLIENT), asleep == NONE)
 		:: else
 		fi;
 		if
@@ -237,6 +265,7 @@ inline worker_unpark()
 inline worker_park(as)
 {
 	/* label: worker-park */
+	ring(SIDE(me_region, CLIENT));
 	ticket = futex[SIDE(me_region, WORKER)];
 	parked[SIDE(me_region, WORKER)] = as; /* [park-worker] store, then look */
 	asleep = as;
@@ -255,7 +284,7 @@ inline worker_ends()
 		running[job[0]] = 0; running[job[1]] = 0;
 		gone[me] = 1; eof[me] = 1;
 		token[0] = 0; token[1] = 0; job[0] = 0; job[1] = 0; hints = 0; won = 0; seen = 0; how = NONE;
-		late_job = 0; late_slot = 0; late_token = 0; asleep = NONE; ticket = 0; s = 0; looked = 0
+		late_job = 0; late_slot = 0; late_token = 0; asleep = NONE; ticket = 0; s = 0; looked = 0; due = 0
 	}
 }
 
@@ -264,7 +293,7 @@ proctype worker(byte me; byte me_region)
 	byte token[SLOTS], job[SLOTS]; /* claimed; the handler runs while job is not 0 */
 	byte hints, seen, late_slot, late_token, late_job, ticket, s;
 	mtype how = NONE, asleep = NONE;
-	bit won, looked;
+	bit won, looked, due;
 	{
 		do
 		:: closed[me] || quit -> break
@@ -504,7 +533,7 @@ inline poll()
 	fi;
 	taken = 0;
 	if
-	:: !found && !doomed -> client_park()
+	:: !found && !doomed -> ring(SIDE(CLIENT_REGION, WORKER)); client_park()
 	:: else
 	fi;
 	found = 0
@@ -514,7 +543,7 @@ inline announce(s)
 {
 	LOOK_EARLY(SIDE(CLIENT_REGION, WORKER));
 	ready[CLIENT_REGION] = ready[CLIENT_REGION] | BIT(s);
-	wake(SIDE(CLIENT_REGION, WORKER))
+	hold_or_wake(SIDE(CLIENT_REGION, WORKER), !asleep)
 }
 
 inline tick(s)
@@ -533,6 +562,9 @@ inline tick(s)
 /* requestSync: only this slot's word ends the wait. When the worker is gone, the main loop decides. */
 inline wait_for(s)
 {
+#ifndef NO_RING_SLEEP
+	ring(SIDE(CLIENT_REGION, WORKER));
+#endif
 	client_unpark();
 	found = 0;
 	do
@@ -595,7 +627,7 @@ inline send(id, s)
 		LOOK_EARLY(SIDE(CLIENT_REGION, WORKER));
 		swap(OUR(s), our_generation[s], WRITING, READY);
 		ready[CLIENT_REGION] = ready[CLIENT_REGION] | BIT(s);
-		wake(SIDE(CLIENT_REGION, WORKER));
+		hold_or_wake(SIDE(CLIENT_REGION, WORKER), !asleep);
 #endif
 		CHECK(steps_are_legal, won);
 		if
@@ -646,7 +678,7 @@ inline end_life()
 	d_step {
 		pending[0] = 0; pending[1] = 0; shadow[0] = AT_REST; shadow[1] = AT_REST;
 		our_generation[0] = 0; our_generation[1] = 0;
-		used = 0; doomed = 0; life++;
+		used = 0; doomed = 0; due = 0; life++;
 #ifdef NO_NEW_REGION
 		state[0] = FREE; state[1] = FREE; generation[0] = 0; generation[1] = 0; ready[0] = 0; done[0] = 0;
 		parked[WORKER] = NONE; bell[CLIENT] = 0; bell[WORKER] = 0;
@@ -664,7 +696,7 @@ proctype client()
 	byte used, copied, copied_generation, taken, ticket, next;
 	byte queued = (BIT(N) - 1) * 2, retrying; /* bit id */
 	byte cancels, giveups, evicts, ticks;
-	bit won, mine, found, doomed, asleep, looked;
+	bit won, mine, found, doomed, asleep, looked, due;
 
 	run worker(0, 0);
 	do

@@ -55,6 +55,123 @@ TEST("a parked worker is rung once for many requests, and counts as a bell; one 
 	pair_close(&pair);
 }
 
+/* Publishes a request; returns what publish returns: 1 when a bell rang, or will ring. */
+static int32_t publish_one(struct pair *pair)
+{
+	int32_t slot = sb_slot_reserve(pair->client, pair->index);
+	return sb_slot_publish(pair->client, pair->index, (uint32_t)slot, 0, 0, 0, 0, 0, 1);
+}
+
+/* A bell that was held for 50 us rings with the next message. So that an interrupted thread fails no
+ * test, a burst gets this number of tries to be faster. */
+enum { BURSTS = 100 };
+
+/* Publishes three requests to a parked worker while the client holds its bells. Returns whether none
+ * rang meanwhile; otherwise the worker has received them. */
+static bool burst_is_held(struct pair *pair)
+{
+	CHECK_EQ(sb_worker_park(pair->worker, 1), 1);
+	sb_client_hold(pair->client);
+	for (int i = 0; i < 3; i++) CHECK(publish_one(pair) >= 0);
+	if (bells_waiting(pair->worker_fd) == 0) return true;
+	sb_client_ring(pair->client);
+	for (int i = 0; i < 3; i++) {
+		uint32_t slot = take_request(pair);
+		answer_request(pair, slot);
+		receive_response(pair, slot);
+	}
+	return false;
+}
+
+TEST("a client that holds its bells rings once, at the end, and only a worker that is still parked")
+{
+	struct pair pair = pair_open(8, 8);
+	sb_client_hold(pair.client);
+	CHECK_EQ(publish_one(&pair), 0); /* nobody is parked */
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 0);
+	take_request(&pair);
+	int bursts = 1;
+	while (!burst_is_held(&pair)) CHECK(bursts++ < BURSTS);
+	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_SOCKET);
+	double before = counter_of(pair.client, SB_C_BELLS);
+	sb_client_ring(pair.client);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
+	CHECK_EQ(counter_of(pair.client, SB_C_BELLS), before + 1);
+	sb_client_ring(pair.client);
+	for (int i = 0; i < 3; i++) take_request(&pair);
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
+	CHECK_EQ(publish_one(&pair), 1); /* no longer held */
+	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
+	sb_worker_unpark(pair.worker);
+	take_request(&pair);
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
+	sb_client_hold(pair.client);
+	CHECK_EQ(publish_one(&pair), 1);
+	sb_worker_unpark(pair.worker); /* it woke for another reason */
+	sb_client_ring(pair.client);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
+	pair_close(&pair);
+}
+
+TEST("a worker that holds its bells rings once for many answers; both sides that hold lose nothing")
+{
+	struct pair pair = pair_open(8, 8);
+	for (int burst = 1, held = 0; held == 0; burst++) {
+		CHECK(burst <= BURSTS);
+		for (int i = 0; i < 4; i++) send_request(&pair, 0);
+		CHECK_EQ(sb_client_park(pair.client), 1);
+		sb_worker_hold(pair.worker);
+		for (int i = 0; i < 4; i++) CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+		held = bells_waiting(pair.client_fd) == 0;
+		sb_worker_ring(pair.worker);
+		CHECK_EQ(bells_waiting(pair.client_fd), 1);
+		sb_client_unpark(pair.client);
+		CHECK_EQ(sb_client_poll(pair.client, 0), 4);
+		for (int i = 0; i < 4; i++) sb_slot_release(pair.client, pair.index, (uint32_t)i);
+	}
+	sb_worker_ring(pair.worker);
+	CHECK_EQ(bells_waiting(pair.client_fd), 0);
+	pair_close(&pair);
+}
+
+TEST("a bell that was held for long rings with the next request; after two late turns none is held")
+{
+	struct pair pair = pair_open(8, 8);
+	for (int turn = 0; turn < 2; turn++) {
+		CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
+		sb_client_hold(pair.client);
+		CHECK_EQ(publish_one(&pair), 1);
+		CHECK_EQ(bells_waiting(pair.worker_fd), 0);
+		usleep(200);
+		CHECK_EQ(publish_one(&pair), 1);
+		CHECK_EQ(bells_waiting(pair.worker_fd), 1);
+		sb_client_ring(pair.client);
+		for (int i = 0; i < 2; i++) {
+			uint32_t slot = take_request(&pair);
+			answer_request(&pair, slot);
+			receive_response(&pair, slot);
+		}
+	}
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
+	sb_client_hold(pair.client);
+	CHECK_EQ(publish_one(&pair), 1);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
+	pair_close(&pair);
+}
+
+TEST("a client that blocks for a response first rings the bells that it holds")
+{
+	struct pair pair = pair_open(8, 8);
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
+	sb_client_hold(pair.client);
+	CHECK_EQ(publish_one(&pair), 1);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, 0, 1, 0), -SB_ETIMEDOUT);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
+	pair_close(&pair);
+}
+
 TEST("a worker without capacity parks although requests wait, and is rung for the next one")
 {
 	struct pair pair = pair_open(4, 4);

@@ -28,7 +28,7 @@ import type { Exchange } from "../../src/bus/exchange.ts";
 import type { ResolvedBusOptions } from "../../src/bus/options.ts";
 import { RESPONSE_STRINGS } from "../../src/bus/response.ts";
 import type { Statistics } from "../../src/bus/stats.ts";
-import type { Departure, Wire, WireEvents } from "../../src/bus/wire.ts";
+import type { Departure, Driven, Wire, WireEvents } from "../../src/bus/wire.ts";
 import { type CounterName, COUNTERS, type Snapshot } from "../../src/native/statistics.ts";
 import type { Choices, Die } from "./choices.ts";
 import type { Process } from "./clock.ts";
@@ -114,7 +114,6 @@ class Counters implements Statistics {
 /** The client side. */
 export class ReplayWire implements Wire {
   readonly statistics = new Counters();
-  readonly wakeups = 0;
   readonly heads = new HeadWriter();
   readonly answers = new HeadReader(RESPONSE_STRINGS);
   readonly arena = new Arena(new ArrayBuffer(HEAD_BYTES + PAYLOAD_BYTES));
@@ -149,6 +148,10 @@ export class ReplayWire implements Wire {
 
   get watch(): Watch {
     return this.#net.watch;
+  }
+
+  driven(): Driven {
+    return { wakeups: 0, spinning: "off" };
   }
 
   /** A worker attaches: the dispatcher hears about it soon. */

@@ -48,6 +48,8 @@ function busDetails(bus: BusFrame): Line[] {
   out.push(
     `  total  JOINED ${joined}  DIED ${died}  EVICTED ${evicted}  RESTARTED ${restarted}  TIMEOUTS ${bus.timeouts}`,
   );
+  if (bus.contentions > 0)
+    out.push(["yellow", `  stopped spinning ${bus.contentions} times: other programs needed the processors`]);
   if (bus.workers_paused) out.push(["red", "  its workers end too often and are paused"]);
   if (bus.workers.length === 0) return [...out, ["yellow", "  no worker is attached"]];
   const states = Object.entries(bus.slots).filter(([state, used]) => used > 0 || state === "FREE");

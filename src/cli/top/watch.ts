@@ -150,6 +150,7 @@ function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = n
     /** Whether its workers are paused because they ended too often. */
     workers_paused: counted("workers_paused") > counted("workers_resumed"),
     timeouts: counted("timeouts"),
+    contentions: counted("contentions"),
     workers: workers.map(({ id, pid, inFlight, concurrency, ageMs }) => {
       return { id, pid, in_flight: inFlight, concurrency, age_ms: Math.round(ageMs) };
     }),

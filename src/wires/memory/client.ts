@@ -4,7 +4,7 @@ import { HeadReader, HeadWriter } from "../../bus/codec.ts";
 import type { Exchange } from "../../bus/exchange.ts";
 import type { ResolvedBusOptions } from "../../bus/options.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
-import type { Departure, Wire, WireEvents } from "../../bus/wire.ts";
+import type { Departure, Driven, Wire, WireEvents } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
 import { C } from "../../native/abi.ts";
 import { ClientHandle } from "../../native/client.ts";
@@ -12,6 +12,7 @@ import type { NameLock } from "../../native/name.ts";
 import type { Attachment } from "./attachment.ts";
 import type { Company } from "./company.ts";
 import { MemoryConnection } from "./connection.ts";
+import { Contention } from "./contention.ts";
 import { Driver, type Side } from "./driver.ts";
 import { Listener } from "./listener.ts";
 
@@ -61,7 +62,8 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.#events = events;
     this.#stalledAfter = stalledAfter;
     this.client = new ClientHandle({ ...bus, tag });
-    this.#driver = new Driver(this, bus.spin, clock);
+    const contention = new Contention(() => this.client.count("contentions"));
+    this.#driver = new Driver(this, bus.spin, clock, contention);
     try {
       this.#listener = new Listener(this.client, clock, name, bus, {
         attached: (attachment) => this.#attached(attachment),
@@ -81,14 +83,26 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     return this.client;
   }
 
-  get wakeups(): number {
-    return this.#driver.wakeups;
+  driven(): Driven {
+    const { wakeups, spinning } = this.#driver;
+    return { wakeups, spinning };
   }
 
   poll(spinNs: number): number {
     const count = this.client.poll(spinNs);
-    if (count > 0) this.#handle(count);
+    if (count > 0) {
+      if (count > 1) this.#driver.hold(); // several callers may send their next request
+      this.#handle(count);
+    }
     return count;
+  }
+
+  hold(): void {
+    this.client.hold();
+  }
+
+  ring(): void {
+    this.client.ring();
   }
 
   mayReceive(): boolean {

@@ -10,6 +10,7 @@ import { cancelBody, reasonBody } from "../../native/control.ts";
 import { Arenas } from "./arenas.ts";
 import type { Attachment } from "./attachment.ts";
 import type { Company } from "./company.ts";
+import { ringAll } from "./driver.ts";
 import { Loans } from "./loans.ts";
 import { Rings, type RingsOwner } from "./rings.ts";
 import { Stall } from "./stall.ts";
@@ -163,6 +164,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   wait(exchange: Exchange, spinNs: number): void {
+    ringAll();
     const result = this.link.wait(exchange.place, exchange.timeoutMs, spinNs);
     if (result === "answered") this.handle(this.#company.client.answer);
     else if (result === "expired") this.#company.expire();

@@ -9,15 +9,21 @@
  * The budget adapts. If spinning finds work, or the doorbell rings soon after parking, the budget becomes the ceiling. Each vain
  * spin halves it, down to 0. After a pause, a side that had to wake the other one does not spin for the response: two sleeping
  * processes on one processor wake each other fastest when both really sleep. Two busy processes on one processor block each
- * other, so a side that spins moves away from the other side's processor.
+ * other, so a side that spins moves away from the other side's processor. Among many other programs, no side spins
+ * (`contention.ts`).
  */
 
+import type { Spinning } from "../../bus/stats.ts";
 import type { Clock } from "../../clock.ts";
+import { Contention } from "./contention.ts";
 
 /** The part of one side of a bus that its driver uses. */
 export interface Side {
   /** Polls for events for up to `spinNs`, handles them and returns their number. */
   poll(spinNs: number): number;
+  /** Holds the bells until {@link ring}, so that one bell tells the other side of all that is sent meanwhile. */
+  hold(): void;
+  ring(): void;
   /** Whether an event can arrive; if not, spinning is useless. */
   mayReceive(): boolean;
   /** Asks the other side to ring the doorbell. Returns `false` if there is work already. */
@@ -51,10 +57,22 @@ const TRY_AGAIN = 64;
 /** or after a pause of this time. */
 const FORGET_MS = 20;
 
+/** Two bells within this time are a burst of messages. */
+const BURST_MS = 0.1;
+
+/** Drivers of this thread that hold bells. */
+const holding = new Set<Driver>();
+
+/** Rings all bells that are held in this thread. Call it before the thread blocks. */
+export function ringAll(): void {
+  for (const driver of holding) driver.release();
+}
+
 /** Drives one side of a bus. */
 export class Driver {
   readonly #side: Side;
   readonly #clock: Clock;
+  readonly #contention: Contention;
   readonly #ceiling: number; // turns
   #budget: number; // turns
   #left = 0; // turns
@@ -63,6 +81,11 @@ export class Driver {
   /** Whether a turn runs or is scheduled; otherwise the side is parked. */
   #active = false;
   #stopped = false;
+  #holds = false;
+  /** `clock.now()` of the last bell that rang outside of a turn. */
+  #rangAt = -1;
+  /** Whether a turn runs now. */
+  #turns = false;
   /** Whether the doorbell started this turn, so that its work was not found by spinning. */
   #rung = false;
   /** Whether the last bytes were sent after a pause: no more may follow. */
@@ -74,11 +97,19 @@ export class Driver {
   /** Number of times that the doorbell ended the parked state. */
   wakeups = 0;
 
-  constructor(side: Side, spinUs: number, clock: Clock) {
+  constructor(side: Side, spinUs: number, clock: Clock, contention = new Contention()) {
     this.#side = side;
     this.#clock = clock;
+    this.#contention = contention;
     this.#ceiling = Math.ceil((spinUs * 1000) / TURN_NS);
     this.#budget = this.#ceiling;
+  }
+
+  /** See `BusStats.spinning`. */
+  get spinning(): Spinning {
+    if (this.#ceiling === 0) return "off";
+    if (this.#contention.isHigh) return "contended";
+    return this.#budget === 0 ? "vain" : "on";
   }
 
   /**
@@ -87,6 +118,7 @@ export class Driver {
    * moment ago.
    */
   expect(bytes: number, rang: boolean): void {
+    if (rang && !this.#holds && !this.#turns) this.#gather();
     this.#patience = bytes < BYTES_PER_TURN ? 0 : Math.min(MAX_PATIENCE, Math.ceil(bytes / BYTES_PER_TURN));
     if (this.#active) {
       this.#refill();
@@ -100,6 +132,16 @@ export class Driver {
       this.#since = this.#clock.now();
       this.#cold = true;
     }
+  }
+
+  /** Called when a bell rang outside of a turn. If one rang just before, the next ones of this job ring at its end. */
+  #gather(): void {
+    const now = this.#clock.now();
+    if (now - this.#rangAt < BURST_MS) {
+      this.hold();
+      queueMicrotask(this.#release);
+    }
+    this.#rangAt = now;
   }
 
   /** Starts a turn, after a change that only a poll finds. */
@@ -120,6 +162,22 @@ export class Driver {
     this.#turn();
   }
 
+  /** Holds the bells of this side until {@link release}. */
+  hold(): void {
+    this.#holds = true;
+    holding.add(this);
+    this.#side.hold();
+  }
+
+  release(): void {
+    if (!this.#holds) return;
+    this.#holds = false;
+    holding.delete(this);
+    if (!this.#stopped) this.#side.ring();
+  }
+
+  readonly #release = (): void => this.release();
+
   /** Stops the driver; no poll follows. */
   stop(): void {
     this.#stopped = true;
@@ -127,9 +185,12 @@ export class Driver {
 
   /** Whether this side parked or sent bytes so recently that spinning longer would have paid. */
   #isRecent(): boolean {
-    const pause = this.#clock.now() - this.#since;
+    const now = this.#clock.now();
+    const pause = now - this.#since;
     if (pause >= FORGET_MS) this.#vain = 0;
     if (pause * 1e6 >= WORTH * this.#ceiling * TURN_NS) return false;
+    this.#contention.look(now);
+    if (this.#contention.isHigh) return false;
     if (this.#vain >= GIVE_UP && ++this.#vain % TRY_AGAIN !== 0) return false;
     if (!this.#cold) this.#side.spread();
     this.#budget = this.#ceiling;
@@ -143,11 +204,14 @@ export class Driver {
   }
 
   #refill(): void {
-    this.#left = this.#budget > 0 ? this.#budget + this.#patience : 0;
+    this.#left = this.#budget > 0 && !this.#contention.isHigh ? this.#budget + this.#patience : 0;
   }
 
   readonly #turn = (): void => {
     if (this.#stopped) return;
+    this.#turns = true;
+    if (this.#left > 0) this.#contention.look(this.#clock.now());
+    if (this.#contention.isHigh) this.#left = 0;
     const spin = this.#left > 0 ? SLICE_NS : 0;
     let found = 0;
     for (let round = 0; round < ROUNDS; round++) {
@@ -155,8 +219,10 @@ export class Driver {
       if (now === 0) break;
       found += now;
       this.#clock.drain();
+      this.release();
       if (this.#stopped) return;
     }
+    this.#turns = false;
     if (found > 0) {
       if (spin > 0 && !this.#rung) {
         this.#budget = this.#ceiling;

@@ -66,13 +66,21 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
         if (!canTake && connection.streams === 0) break;
         const request = connection.take(taken === 0 ? spinNs : 0, now, canTake);
         if (!request) break;
-        taken++;
+        if (taken++ === 0 && connection.isOpen && connection.handle.hasMore()) this.#driver.hold();
         if (request !== "moved") this.#arrivals.arrived(request);
       }
     } catch (cause) {
       this.#lost(connection, new SlotbusError("REGION_CORRUPT", `${this.#client} broke the protocol.`, { cause }));
     }
     return taken;
+  }
+
+  hold(): void {
+    this.#connection?.handle.hold();
+  }
+
+  ring(): void {
+    this.#connection?.handle.ring();
   }
 
   mayReceive(): boolean {

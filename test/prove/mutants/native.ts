@@ -47,6 +47,36 @@ const rules: (Tested | Attacked)[] = [
     runs: 20,
   },
   {
+    rule: "a bell that was held for 50 µs rings with the next message",
+    file: "wait.c",
+    edits: [["return now - bells->due_ns < LONG_NS;", "(void)LONG_NS; return true;"]],
+    test: "a bell that was held for long rings with the next request",
+  },
+  {
+    rule: "no bell is held after two late turns",
+    file: "wait.c",
+    edits: [["if (late && bells->was_late) bells->from_ns", "if (false) bells->from_ns"]],
+    test: "a bell that was held for long rings with the next request",
+  },
+  {
+    rule: "a client rings the bells that it holds before it blocks",
+    file: "slot_client.c",
+    edits: [["	client_rings(client);\n", ""]],
+    test: "a client that blocks for a response first rings the bells that it holds",
+  },
+  {
+    rule: "a client that holds its bells rings every worker to which it sent",
+    file: "wait.c",
+    edits: [["if (wake(&link->map.region->worker, link->fd) == 1)", "if (false)"]],
+    test: "a client that holds its bells rings once",
+  },
+  {
+    rule: "a worker rings the bell that it holds",
+    file: "wait.c",
+    edits: [["	(void)wake(&worker->map.region->client, worker->fd);\n}", "}"]],
+    test: "a worker that holds its bells rings once for many answers",
+  },
+  {
     rule: "the waker clears `parked` before it rings",
     file: "wait.c",
     edits: [

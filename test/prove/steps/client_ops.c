@@ -203,6 +203,13 @@ void publish(void)
 	asker.result = client_publish((uint32_t)asker.reserved);
 }
 
+static void publish_held(void)
+{
+	sb_client_hold(asker.client);
+	publish();
+	sb_client_ring(asker.client);
+}
+
 void after_publish(void)
 {
 	MUST(asker.result == 0 || asker.result == 1);
@@ -569,6 +576,7 @@ const struct scenario client_scenarios[] = {
 	{ "publish", before_publish, publish, after_publish, WORKER_ACTS },
 	{ "publish-again", before_publish_again, publish, after_publish, WORKER_ACTS },
 	{ "publish-parked", before_publish_parked, publish, after_publish, WORKER_ACTS },
+	{ "publish-held", before_publish_parked, publish_held, after_publish, WORKER_ACTS },
 	{ "publish-futex", before_publish_futex, publish, after_publish, WORKER_ACTS },
 	{ "cancel", before_publish, cancel, after_cancel, WORKER_ACTS },
 	{ "withdraw-ready", publish_one, withdraw, after_withdraw, WORKER_ACTS },

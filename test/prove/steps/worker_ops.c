@@ -162,6 +162,13 @@ static void complete(void)
 	server.result = worker_complete(0);
 }
 
+static void complete_held(void)
+{
+	sb_worker_hold(server.worker);
+	complete();
+	sb_worker_ring(server.worker);
+}
+
 static void after_complete(void)
 {
 	worker_note_answer(0, server.result);
@@ -308,6 +315,7 @@ const struct scenario worker_scenarios[] = {
 	{ "take-run-complete", publish_one, serve, nothing, CLIENT_ACTS },
 	{ "complete", before_complete, complete, after_complete, CLIENT_ACTS },
 	{ "complete-parked", before_complete_parked, complete, after_complete, CLIENT_ACTS },
+	{ "complete-held", before_complete_parked, complete_held, after_complete, CLIENT_ACTS },
 	{ "complete-futex", before_complete_futex, complete, after_complete, CLIENT_ACTS },
 	{ "complete-late", before_complete_abandoned, complete, after_complete_late, CLIENT_ACTS },
 	{ "complete-late-parked", before_complete_abandoned_parked, complete, after_complete_late,

@@ -1,0 +1,128 @@
+/** Whether spinning does harm because other programs need the processors, and what the driver then does. */
+
+import { expect, test } from "bun:test";
+import { availableParallelism } from "node:os";
+import { systemClock } from "../src/clock.ts";
+import { Contention, type ThreadTimes } from "../src/wires/memory/contention.ts";
+import { Driver, type Side } from "../src/wires/memory/driver.ts";
+import { until, Workspace } from "./support.ts";
+
+/** A thread whose times the test sets, and its contention. */
+function thread(): { times: ThreadTimes; contention: Contention; reads: () => number; highs: () => number } {
+  const times = { ran: 0, waited: 0 };
+  let [reads, highs] = [0, 0];
+  const contention = new Contention(
+    () => highs++,
+    () => (reads++, { ...times }),
+  );
+  return { times, contention, reads: () => reads, highs: () => highs };
+}
+
+test("contention is high for a thread that waits for a processor for three quarters of a window and 10 ms", () => {
+  for (const [ran, waited, isHigh] of [
+    [20, 0, false],
+    [5, 14, false],
+    [1, 9.9, false],
+    [4, 12, true],
+    [0, 40, true],
+  ] as const) {
+    const { times, contention } = thread();
+    contention.look(0);
+    times.ran = ran;
+    times.waited = waited;
+    contention.look(19); // within the window
+    expect(contention.isHigh).toBe(false);
+    contention.look(20);
+    expect([ran, waited, contention.isHigh]).toEqual([ran, waited, isHigh]);
+  }
+});
+
+test("it tries again after a second, then after two, up to 32; a try that succeeds resets the pause", () => {
+  const { times, contention, reads, highs } = thread();
+  let now = 0;
+  const waits = (): void => {
+    contention.look((now += 20));
+    times.waited += 100;
+    contention.look((now += 20));
+  };
+  for (const pause of [1, 2, 4, 8, 16, 32, 32]) {
+    waits();
+    expect(contention.isHigh).toBe(true);
+    const before = reads();
+    contention.look((now += pause * 1_000 - 1));
+    expect([contention.isHigh, reads()]).toEqual([true, before]);
+    contention.look((now += 1));
+    expect(contention.isHigh).toBe(false);
+  }
+  expect(highs()).toBe(7);
+  times.ran += 100;
+  times.waited += 20;
+  contention.look((now += 20));
+  waits();
+  contention.look((now += 1_000));
+  expect(contention.isHigh).toBe(false);
+});
+
+test("where the system does not count, contention is never high, and nothing is read again", () => {
+  let reads = 0;
+  const contention = new Contention(
+    () => {},
+    () => (reads++, null),
+  );
+  for (let now = 0; now < 10_000; now += 10) contention.look(now);
+  expect([contention.isHigh, reads]).toEqual([false, 1]);
+});
+
+test("a driver stops spinning while contention is high, and says so", async () => {
+  const { times, contention } = thread();
+  let now = 0;
+  const clock = { ...systemClock, now: () => now };
+  let polls = 0;
+  let parks = 0;
+  const side: Side = {
+    poll: () => (polls++, 0),
+    hold() {},
+    ring() {},
+    mayReceive: () => true,
+    park: () => (parks++, true),
+    unpark() {},
+    spread() {},
+  };
+  const driver = new Driver(side, 50, clock, contention);
+  const woken = async (): Promise<number> => {
+    const [before, parked] = [polls, parks];
+    driver.ring();
+    await until(() => parks > parked, "parked");
+    return polls - before;
+  };
+  expect(await woken()).toBeGreaterThan(10);
+  expect(driver.spinning).toBe("on");
+  times.waited += 100;
+  now += 20;
+  expect(await woken()).toBe(1);
+  expect(driver.spinning).toBe("contended");
+  now += 1_000;
+  expect(await woken()).toBe(1); // it slept for long, and need not know
+  expect(await woken()).toBeGreaterThan(10);
+  expect(new Driver(side, 0, clock).spinning).toBe("off");
+});
+
+test("beside five busy loops per processor a bus stops spinning, and counts that", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ spin: 50 });
+  await space.child("worker.ts").line("serving");
+  await bus.ready();
+  const loops = Array.from({ length: 5 * availableParallelism() }, () =>
+    Bun.spawn(["sh", "-c", "while :; do :; done"]),
+  );
+  try {
+    const end = performance.now() + 15_000;
+    while (bus.stats().contentions === 0 && performance.now() < end) await bus.request({ path: "/" });
+    expect(bus.stats().contentions).toBeGreaterThan(0);
+    expect(bus.stats().spinning).toBe("contended");
+    expect(bus.metrics()).toContain(`slotbus_contentions_total{bus="${bus.name}"} 1`);
+  } finally {
+    for (const loop of loops) loop.kill("SIGKILL");
+    await Promise.all(loops.map((loop) => loop.exited));
+  }
+}, 20_000);
