@@ -6,24 +6,31 @@ import { outcomeOf } from "./client.ts";
 import { choicesOf } from "./orders.ts";
 import type { Played } from "./stage.ts";
 
-/** Replays a calm world, in which each call has one possible outcome. Returns the outcomes by the indexes of the calls. */
-async function replayCalm(seed: number): Promise<Map<string, string>> {
+/** A calm world, in which each call has one possible outcome. */
+export interface Calm {
+  /** By the indexes of the calls. */
+  outcomes: Map<string, string>;
+  /** Virtual time until it came to rest. */
+  ms: number;
+}
+
+export async function replayCalm(seed: number): Promise<Calm> {
   const world = await runWorld(choicesOf(seed, true), new Cells(), true);
   if (world.failure !== null) throw new Error(`the calm replay of seed ${seed} failed: ${world.failure}`);
-  return new Map(world.calls.map((call) => [String(call.index), outcomeOf(call)]));
+  const outcomes = new Map(world.calls.map((call) => [String(call.index), outcomeOf(call)]));
+  return { outcomes, ms: world.time.now };
 }
 
 /**
  * Returns the first difference between a real world and its calm replay; `null` if there is none. Above a calm world all calls end
  * in the same way. In another world, a call whose handler ran once and that succeeds has the value that it has in the calm one.
  */
-export async function compare(seed: number, isCalm: boolean, { outcomes }: Played): Promise<string | null> {
-  const calm = await replayCalm(seed);
-  for (const [index, should] of calm) {
+export function compare(calm: Calm, isCalm: boolean, { outcomes }: Played): string | null {
+  for (const [index, should] of calm.outcomes) {
     const is = outcomes[index];
     if (isCalm ? is === should : is === undefined || !is.endsWith(" of run 0") || is === should) continue;
     return `call ${index} ended with "${is}", and in the calm replay with "${should}"`;
   }
-  const extra = Object.keys(outcomes).length - calm.size;
+  const extra = Object.keys(outcomes).length - calm.outcomes.size;
   return isCalm && extra !== 0 ? `the real world has ${extra} more calls than its replay` : null;
 }
