@@ -828,7 +828,15 @@ describe("sync", () => {
     expect(() => bus.requestSync({ path: "/" })).toThrow(NoWorkerError);
     const child = space.child("worker.ts");
     await bus.ready();
-    expect(() => bus.requestSync({ path: "/hang" }, { timeout: 300 })).toThrow(RequestTimeoutError);
+    let late: unknown = null;
+    while (!(late instanceof RequestTimeoutError && late.mayHaveExecuted)) {
+      try {
+        bus.requestSync({ path: "/hang" }, { timeout: 300 }); // on a busy machine the worker may claim it too late
+      } catch (error) {
+        late = error;
+        expect(error).toBeInstanceOf(RequestTimeoutError);
+      }
+    }
     expect(() => bus.requestSync({ path: "/" })).toThrow(BusOverloadedError);
     expect(() => bus.requestSync({ path: "/" }, { signal: AbortSignal.abort("gone") })).toThrow("gone");
     await child.kill();
