@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { systemClock } from "../src/clock.ts";
 import { Contention, type ThreadTimes } from "../src/wires/memory/contention.ts";
 import { Driver, type Side } from "../src/wires/memory/driver.ts";
@@ -125,4 +126,8 @@ test("beside five busy loops per processor a bus stops spinning, and counts that
     for (const loop of loops) loop.kill("SIGKILL");
     await Promise.all(loops.map((loop) => loop.exited));
   }
+  const top = await Bun.$`${process.execPath} ${join(import.meta.dir, "../src/cli/slotbus.ts")} top ${bus.name} --once`
+    .env({ ...process.env, SLOTBUS_DIR: space.directory })
+    .text();
+  expect(top).toMatch(/stopped spinning \d+ times: other programs needed the processors/);
 }, 20_000);

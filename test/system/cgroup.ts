@@ -1,11 +1,15 @@
-/** Control groups, for checks: they lack root if there is none. */
+/** Control groups, for checks: a check lacks a tool where there are none, or without root. */
 
 import { ControlGroup } from "../../bench/busy/cgroup.ts";
-import { needRoot } from "./checks.ts";
+import { Lacking, needRoot } from "./checks.ts";
 
 export class Group extends ControlGroup {
   constructor(...options: ConstructorParameters<typeof ControlGroup>) {
     needRoot();
-    super(...options);
+    try {
+      super(...options);
+    } catch (error) {
+      throw new Lacking((error as Error).message);
+    }
   }
 }
