@@ -162,17 +162,20 @@ export class ClientWorld extends World {
   readonly #pulse: NodeJS.Timeout;
   readonly #host: Host;
   #bus!: RealBus;
+  #isJudged = false;
 
   constructor(setting: Setting, say: Say) {
     const { seed, isCalm, epoch, books } = setting;
     const time = new RealTime(epoch);
     super(choicesOf(seed, isCalm), new Cells(), isCalm, time);
     this.#setting = setting;
-    this.#say = say;
+    this.#say = (wish) => {
+      if (!this.#isJudged) say(wish); // this process may be in another world
+    };
     this.#books = new SharedBooks(books);
     const pauses = new Pauses(this.#books.pauses, time);
     this.#pulse = pauses.start();
-    this.#host = new OwnHost(time, pauses, (ms) => say({ is: "wish", what: "stop", worker: -1, ms }));
+    this.#host = new OwnHost(time, pauses, (ms) => this.#say({ is: "wish", what: "stop", worker: -1, ms }));
   }
 
   protected override makeBus(index: number): BusProcess {
@@ -220,6 +223,7 @@ export class ClientWorld extends World {
 
   /** Compares the books. */
   judge(): Judged {
+    this.#isJudged = true;
     checkCalls(this);
     checkBus(this, this.#bus);
     clearInterval(this.#pulse);

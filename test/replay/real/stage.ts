@@ -50,6 +50,7 @@ class Company {
   readonly #stage: Stage;
   readonly #workers: { child: Promise<Child>; isClosing: boolean; isOver: boolean }[] = [];
   #isResting = false;
+  #isJudging = false;
 
   constructor(stage: Stage, setting: Setting, client: Child) {
     this.#stage = stage;
@@ -62,7 +63,7 @@ class Company {
   async step(): Promise<boolean> {
     const { client } = this;
     for (const report of client.reports.splice(0)) {
-      if (report.is === "wish") this.#grant(report);
+      if (report.is === "wish" && !this.#isJudging) this.#grant(report);
       else if (report.is === "rest") this.#isResting = true;
       else if (report.is === "judged") this.#judge(report);
     }
@@ -71,6 +72,7 @@ class Company {
     const areOver = this.#workers.every(({ isOver }) => isOver);
     if (this.#isResting && areOver) {
       this.#isResting = false;
+      this.#isJudging = true; // a wish that comes now was made after the rest
       tell(client, { do: "judge" });
     }
     return areOver && (this.judged !== null || !client.isAlive);
@@ -170,9 +172,9 @@ export class Stage implements AsyncDisposable {
     while (this.#spares.length < SPARES) this.#spares.push(this.#start());
   }
 
-  /** Takes a process back. */
+  /** Takes a process back, unless it was killed after it had said how its world was. */
   give(child: Child): void {
-    if (child.isAlive) this.#spares.unshift(Promise.resolve(child));
+    if (child.isAlive && !child.condemned) this.#spares.unshift(Promise.resolve(child));
   }
 
   /** Plays the world of a seed. `lane`: no other world has this number at the same time. */
