@@ -103,6 +103,21 @@ static inline struct sb_request_line *request_line(const struct geometry *map, u
 	return &map->region->slot[slot].request;
 }
 
+/* Asks at once for all that the other side has written into these slots: otherwise each line comes
+ * from the other processor's cache only when it is read. `half` is 1 for responses. */
+static inline void prefetch_slots(const struct geometry *map, uint32_t first, uint64_t bits,
+                                  uint32_t half)
+{
+	for (; bits != 0; bits &= bits - 1) {
+		uint32_t slot = first + (uint32_t)__builtin_ctzll(bits);
+		const uint8_t *arena = map->arenas + (2 * (uint64_t)slot + half) * map->header.stride;
+		__builtin_prefetch(&map->region->slot[slot].request);
+		if (half == 1) __builtin_prefetch(&map->region->slot[slot].response);
+		__builtin_prefetch(arena); /* the head, and the start of the body */
+		__builtin_prefetch(arena + SB_LINE);
+	}
+}
+
 static inline bool swap_word(const struct geometry *map, uint32_t slot, uint64_t from, uint64_t to)
 {
 	return compare_exchange(&request_line(map, slot)->status, &from, to);

@@ -63,7 +63,7 @@ int32_t sb_slot_reserve(struct sb_client *client, uint32_t index)
 	return (int32_t)slot;
 }
 
-/* Sets the hint, then rings the bell if the worker is parked. Returns 1 when it rang. */
+/* Sets the hint, then rings the bell if the worker is parked. Returns 1 if it rings. */
 static int32_t client_tells(struct sb_client *client, struct link *link, uint32_t slot)
 {
 	struct sb_region *region = link->map.region;
@@ -307,6 +307,7 @@ static int32_t poll_link(struct sb_client *client, uint32_t index, int32_t found
 		if (load_relaxed(&region->done.bits[i]) != 0) {
 			uint64_t bits = exchange_seq(&region->done.bits[i], 0);
 			link->taken[i] |= bits & slots_mask(client->header.slots, i);
+			prefetch_slots(&link->map, i * 64, link->taken[i], 1);
 		}
 		while (link->taken[i] != 0 && found < SB_BATCH) {
 			uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(link->taken[i]);

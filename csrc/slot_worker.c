@@ -20,6 +20,7 @@ static int32_t next_hint(struct sb_worker *worker)
 		for (uint32_t i = 0; i < words && round == 0; i++)
 			if (load_relaxed(&ready->bits[i]) != 0) {
 				worker->pending[i] = exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);
+				prefetch_slots(&worker->map, i * 64, worker->pending[i], 0);
 			}
 	}
 	return -1;

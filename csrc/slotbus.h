@@ -530,9 +530,10 @@ SB_API int32_t sb_link_bell(struct sb_client *client, uint32_t link, uint32_t be
  * Fails with -SB_EBUSY, -SB_ECLOSED (the link is not started, or stopped), -SB_ECORRUPT.
  * -SB_ECORRUPT from this and the following functions means: evict the worker. */
 SB_API int32_t sb_slot_reserve(struct sb_client *client, uint32_t link);
-/* WRITING to READY, then the hint, then the bell if the worker is parked. Returns 1 when it rang,
- * else 0. Register the request before the call. timeout_ms 0: none. method + SB_STREAMS: the body
- * is streamed. Fails with -SB_EINVAL (not WRITING, or a length above its limit), -SB_ECORRUPT. */
+/* WRITING to READY, then the hint, then the bell if the worker is parked. Returns 1 when it rang or
+ * holds the bell, else 0. Register the request before the call. timeout_ms 0: none. method +
+ * SB_STREAMS: the body is streamed. Fails with -SB_EINVAL (not WRITING, or a length above its
+ * limit), -SB_ECORRUPT. */
 SB_API int32_t sb_slot_publish(struct sb_client *client, uint32_t link, uint32_t slot,
                                uint32_t method, uint32_t head_bytes, uint32_t body_offset,
                                uint32_t body_bytes, uint32_t timeout_ms, double serial);
@@ -598,8 +599,8 @@ SB_API int32_t sb_client_tick(struct sb_client *client);
 SB_API int32_t sb_client_park(struct sb_client *client);
 SB_API void sb_client_unpark(struct sb_client *client);
 /* Holds the bells of this side until sb_client_ring, so that one bell tells a worker of all that a
- * turn sends. A side that holds bells must ring before it sleeps. No bell is held for 100 ms after
- * one that was held longer than 0.1 ms: then this side's code is slow. */
+ * turn sends. A side that holds bells must ring before it sleeps. After two turns in a row that
+ * held bells for longer than 0.1 ms, no bell is held for 100 ms: then this side's code is slow. */
 SB_API void sb_client_hold(struct sb_client *client);
 SB_API void sb_client_ring(struct sb_client *client);
 /* Moves the calling thread to another processor if the peer was last seen on this one; at most once

@@ -32,6 +32,7 @@ import type { Supervisor } from "./supervisor/index.ts";
 import type { WorkerPool } from "./supervisor/worker-pool.ts";
 import type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
 import { MemoryClient } from "./wires/memory/client.ts";
+import "./wires/memory/leaves.ts";
 import { noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
 import { MemoryWorker } from "./wires/memory/worker.ts";
 

@@ -9,6 +9,7 @@ import {
   encodeHead,
   encodeMethod,
   Head,
+  HeadEncoder,
   HeadReader,
   HeadWriter,
   METHODS,
@@ -193,6 +194,32 @@ test("a writer with a cache writes the same bytes as one without, after any othe
     const length = writer.write(at, 0, leading, LIMIT, "request");
     expect(Buffer.compare(at.bytes.slice(0, length), encoded(strings))).toBe(0);
   }
+});
+
+test("a head that is sent later keeps its bytes when others are encoded", () => {
+  const text = fc.stringMatching(/^[a-z]{0,4}$/);
+  const heads = fc.array(fc.tuple(text, text, text, text), { minLength: 1, maxLength: 12 });
+  fc.assert(
+    fc.property(heads, (all) => {
+      const encoder = new HeadEncoder();
+      const kept = all.map((strings) => {
+        const own = encoder.heads.take();
+        own.push(...strings);
+        encoder.heads.put(own);
+        return encoder.encode(0, leading, LIMIT, "request");
+      });
+      expect(kept).toEqual(all.map((strings) => encoded(strings)));
+    }),
+  );
+  const encoder = new HeadEncoder();
+  const again = (): Uint8Array => {
+    const strings = encoder.heads.take();
+    strings.push("/path", "", "", "");
+    encoder.heads.put(strings);
+    return encoder.encode(0, leading, LIMIT, "request");
+  };
+  again();
+  expect(again()).toBe(again()); // no copy
 });
 
 test("a variant of a cached head is checked like any other", () => {

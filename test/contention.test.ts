@@ -4,15 +4,21 @@ import { expect, test } from "bun:test";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../src/clock.ts";
-import { Contention, type ThreadTimes } from "../src/wires/memory/contention.ts";
+import { BATCH, Contention, SINGLE, type ThreadTimes } from "../src/wires/memory/contention.ts";
 import { Driver, type Side } from "../src/wires/memory/driver.ts";
 import { until, Workspace } from "./support.ts";
 
 /** A thread whose times the test sets, and its contention. */
-function thread(): { times: ThreadTimes; contention: Contention; reads: () => number; highs: () => number } {
+function thread(limits = SINGLE): {
+  times: ThreadTimes;
+  contention: Contention;
+  reads: () => number;
+  highs: () => number;
+} {
   const times = { ran: 0, waited: 0 };
   let [reads, highs] = [0, 0];
   const contention = new Contention(
+    limits,
     () => highs++,
     () => (reads++, { ...times }),
   );
@@ -34,6 +40,29 @@ test("contention is high for a thread that waits for a processor for three quart
     contention.look(19); // within the window
     expect(contention.isHigh).toBe(false);
     contention.look(20);
+    expect([ran, waited, contention.isHigh]).toEqual([ran, waited, isHigh]);
+  }
+});
+
+test("for batches, contention is high from 30 % of a longer window on, after two seconds", () => {
+  for (const [ran, waited, isHigh] of [
+    [400, 100, false],
+    [300, 130, true],
+    [20, 9.9, false],
+    [0, 500, true],
+  ] as const) {
+    const { times, contention } = thread(BATCH);
+    for (let now = 0; now < 2_000; now += 100) {
+      contention.look(now);
+      times.waited += 100;
+      expect(contention.isHigh).toBe(false);
+    }
+    contention.look(2_000);
+    times.ran += ran;
+    times.waited += waited;
+    contention.look(2_499); // within the window
+    expect(contention.isHigh).toBe(false);
+    contention.look(2_500);
     expect([ran, waited, contention.isHigh]).toEqual([ran, waited, isHigh]);
   }
 });
@@ -67,6 +96,7 @@ test("it tries again after a second, then after two, up to 32; a try that succee
 test("where the system does not count, contention is never high, and nothing is read again", () => {
   let reads = 0;
   const contention = new Contention(
+    SINGLE,
     () => {},
     () => (reads++, null),
   );
@@ -74,14 +104,16 @@ test("where the system does not count, contention is never high, and nothing is 
   expect([contention.isHigh, reads]).toEqual([false, 1]);
 });
 
-test("a driver stops spinning while contention is high, and says so", async () => {
-  const { times, contention } = thread();
-  let now = 0;
-  const clock = { ...systemClock, now: () => now };
-  let polls = 0;
-  let parks = 0;
+/** A driver of a side that the test feeds. */
+function driven(single: Contention, batch?: Contention) {
+  let [now, polls, parks, messages] = [0, 0, 0, 0];
   const side: Side = {
-    poll: () => (polls++, 0),
+    poll: () => {
+      const found = messages;
+      messages = 0;
+      polls++;
+      return found;
+    },
     hold() {},
     ring() {},
     mayReceive: () => true,
@@ -89,23 +121,55 @@ test("a driver stops spinning while contention is high, and says so", async () =
     unpark() {},
     spread() {},
   };
-  const driver = new Driver(side, 50, clock, contention);
-  const woken = async (): Promise<number> => {
-    const [before, parked] = [polls, parks];
-    driver.ring();
-    await until(() => parks > parked, "parked");
-    return polls - before;
+  const driver = new Driver(side, 50, { ...systemClock, now: () => now }, single, batch);
+  return {
+    driver,
+    pass: (ms: number) => void (now += ms),
+    /** Rings its doorbell, with some messages. Returns the number of polls until it parks. */
+    woken: async (count = 0): Promise<number> => {
+      const [before, parked] = [polls, parks];
+      messages = count;
+      driver.ring();
+      await until(() => parks > parked, "parked");
+      return polls - before;
+    },
   };
+}
+
+test("a driver stops spinning while contention is high, and says so", async () => {
+  const { times, contention } = thread();
+  const { driver, pass, woken } = driven(contention);
   expect(await woken()).toBeGreaterThan(10);
   expect(driver.spinning).toBe("on");
   times.waited += 100;
-  now += 20;
+  pass(20);
   expect(await woken()).toBe(1);
   expect(driver.spinning).toBe("contended");
-  now += 1_000;
+  pass(1_000);
   expect(await woken()).toBe(1); // it slept for long, and need not know
   expect(await woken()).toBeGreaterThan(10);
-  expect(new Driver(side, 0, clock).spinning).toBe("off");
+});
+
+test("a driver stops spinning for batches beside one competitor, and goes on for single messages", async () => {
+  const { times, contention } = thread(BATCH);
+  const { driver, pass, woken } = driven(thread().contention, contention);
+  /** Polls of the last of many turns with that many messages, after a pause. */
+  const used = async (count: number): Promise<number> => {
+    for (let i = 0; i < 20; i++) await woken(count);
+    pass(30);
+    await woken(count);
+    return woken(count);
+  };
+  expect(await used(8)).toBeGreaterThan(10);
+  pass(2_000);
+  expect(await used(8)).toBeGreaterThan(10);
+  times.ran += 300;
+  times.waited += 200;
+  pass(500);
+  expect(await woken(8)).toBe(2); // one poll finds the batch, the next one nothing
+  expect(driver.spinning).toBe("contended");
+  expect(await used(1)).toBeGreaterThan(10);
+  expect(driver.spinning).toBe("on");
 });
 
 test("beside five busy loops per processor a bus stops spinning, and counts that", async () => {

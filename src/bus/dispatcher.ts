@@ -7,7 +7,7 @@ import { checkTimeout } from "../options.ts";
 import { endSource } from "./body-writer.ts";
 import { type BusRequest, checkRequest, checkRequestOptions, type RequestOptions } from "./call.ts";
 import { Choice } from "./choice.ts";
-import { Arena } from "./codec.ts";
+import { HeadEncoder } from "./codec.ts";
 import { Exchange, type ExchangeOwner, type Executed, type Kind, type Reject, type Resolve } from "./exchange.ts";
 import type { ReadyOptions, ResolvedBusOptions } from "./options.ts";
 import { ExchangeQueue } from "./queue.ts";
@@ -48,7 +48,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   /** Requests whose worker has gone: those that may run again, and those that wait for an exit report. */
   readonly #retries: Retries;
   readonly #ticker: Ticker;
-  #scratch: Arena | null = null;
+  readonly #encoder = new HeadEncoder();
   #isPumpDue = false;
   /** Functions of the latest promise. All promises share one executor, so that no closure is allocated per request. */
   #resolve: Resolve | null = null;
@@ -220,9 +220,8 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   /** Encodes the head of a queued exchange. Returns `false` if it is settled. Runs user code: iterators of headers. */
   #encode(exchange: Exchange): boolean {
-    this.#scratch ??= new Arena(new ArrayBuffer(this.options.headBytes));
     try {
-      exchange.encode(this.#scratch);
+      exchange.encode(this.#encoder);
       return !exchange.isSettled;
     } catch (error) {
       exchange.fail(error);
@@ -232,16 +231,17 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   /** Gives queued requests to workers with room; one whose timeout is over is rejected. Runs no user code. */
   #pump(): void {
+    const now = this.clock.now();
     for (let exchange = this.#queue.head; exchange; exchange = this.#queue.head) {
       const connection = this.choice.pick();
       if (!connection) {
         const down = this.choice.isEmpty ? this.supply?.downFor : null;
         if (!down) return this.supply?.grow(this.unsettled.count);
         const { startedAt } = exchange.extra;
-        exchange.fail(new NoWorkerError(this.name, this.clock.now() - startedAt, "bus", down, exchange.isRetried));
+        exchange.fail(new NoWorkerError(this.name, now - startedAt, "bus", down, exchange.isRetried));
         continue;
       }
-      if (this.#expireQueued(exchange)) continue;
+      if (this.#expireQueued(exchange, now)) continue;
       if (!exchange.extra.head) return this.#pumpLater();
       this.#queue.remove(exchange);
       this.#send(connection, exchange);

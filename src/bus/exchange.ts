@@ -17,9 +17,9 @@ import {
   type Arena,
   type BodyLike,
   bodyLength,
-  encodeHead,
   encodeMethod,
   Head,
+  type HeadEncoder,
   type HeadWriter,
   REQUEST_STRINGS,
 } from "./codec.ts";
@@ -187,21 +187,20 @@ export class Exchange {
     const known = this.#extra?.head;
     const { headBytes } = this.owner.options;
     if (!known) return heads.write(arena, parameters, REQUEST_STRINGS + 2 * parameters, headBytes, "request");
-    arena.bytes.set(known, 0);
-    arena.head = null;
+    if (arena.head !== known) arena.bytes.set(known, 0);
+    arena.head = known;
     return known.length;
   }
 
   /** Encodes the head before the exchange queues, so that the caller gets the error of an invalid request at once. */
-  encode(scratch: Arena): void {
+  encode(encoder: HeadEncoder): void {
     const { headBytes, payloadBytes } = this.owner.options;
-    const strings: string[] = [];
-    const parameters = collectStrings(strings, this.request, this.options.traceparent);
-    const length = encodeHead(scratch, strings, parameters, REQUEST_STRINGS + 2 * parameters, headBytes, "request");
+    const parameters = this.collect(encoder.heads);
+    const head = encoder.encode(parameters, REQUEST_STRINGS + 2 * parameters, headBytes, "request");
     if (this.request.method !== undefined) encodeMethod(this.request.method);
     const bytes = isStreamSource(this.body) ? 0 : bodyLength(this.body);
     if (bytes > payloadBytes) throw new PayloadTooLargeError("request", bytes, payloadBytes);
-    this.extra.head = scratch.bytes.slice(0, length);
+    this.extra.head = head;
   }
 
   /** Returns whether the body streams; {@link claimed} then sends it. */

@@ -12,7 +12,7 @@ import type { NameLock } from "../../native/name.ts";
 import type { Attachment } from "./attachment.ts";
 import type { Company } from "./company.ts";
 import { MemoryConnection } from "./connection.ts";
-import { Contention } from "./contention.ts";
+import { BATCH, Contention, SINGLE } from "./contention.ts";
 import { Driver, type Side } from "./driver.ts";
 import { Listener } from "./listener.ts";
 
@@ -62,8 +62,9 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.#events = events;
     this.#stalledAfter = stalledAfter;
     this.client = new ClientHandle({ ...bus, tag });
-    const contention = new Contention(() => this.client.count("contentions"));
-    this.#driver = new Driver(this, bus.spin, clock, contention);
+    const onContention = (): void => this.client.count("contentions");
+    const [single, batch] = [SINGLE, BATCH].map((limits) => new Contention(limits, onContention));
+    this.#driver = new Driver(this, bus.spin, clock, single, batch);
     try {
       this.#listener = new Listener(this.client, clock, name, bus, {
         attached: (attachment) => this.#attached(attachment),

@@ -5,10 +5,23 @@
 
 import { readFileSync } from "node:fs";
 
-/** Time between two looks, in ms. A look takes about 10 µs. */
-const WINDOW_MS = 20;
-/** A thread that waits for this part of the time that it could run has three competitors on its processor. Beside fewer, spinning pays. */
-const MOST_WAITING = 0.75;
+/** When contention is high. A thread may wait for a part of the time in which it could run. */
+interface Limits {
+  /** Time between two looks, in ms. A look takes about 10 µs. */
+  readonly windowMs: number;
+  readonly mostWaiting: number;
+  /** Time from the first look to the first window, in ms. */
+  readonly warmUpMs: number;
+}
+
+/** For single messages: each wake-up that spinning saves is worth more than a time slice, beside up to three competitors. */
+export const SINGLE: Limits = { windowMs: 20, mostWaiting: 0.75, warmUpMs: 0 };
+/**
+ * For batches, which share their wake-ups: beside one competitor, two sides that sleep handle them faster. At first the
+ * threads of the runtime are competitors: they compile what the process runs.
+ */
+export const BATCH: Limits = { windowMs: 500, mostWaiting: 0.3, warmUpMs: 2_000 };
+
 /** Shorter waits do not count, in ms: the threads of the runtime itself take a processor for some milliseconds. */
 const LEAST_WAIT_MS = 10;
 /** Pause before the thread tries to spin again, in ms. Each vain try doubles it, up to the longest one. */
@@ -37,6 +50,7 @@ function readTimes(): ThreadTimes | null {
 export class Contention {
   /** Whether spinning does harm now. */
   isHigh = false;
+  readonly #limits: Limits;
   readonly #onHigh: () => void;
   readonly #read: () => ThreadTimes | null;
   #last: ThreadTimes | null = null;
@@ -44,23 +58,26 @@ export class Contention {
   #pauseMs = PAUSE_MS;
 
   /** `onHigh` is called when contention becomes high. `read` returns the times of this thread. */
-  constructor(onHigh: () => void = () => {}, read: () => ThreadTimes | null = readTimes) {
+  constructor(limits: Limits, onHigh: () => void = () => {}, read: () => ThreadTimes | null = readTimes) {
+    this.#limits = limits;
     this.#onHigh = onHigh;
     this.#read = read;
   }
 
   /** Updates {@link isHigh}. Called often while the thread spins, or wants to; `now` is `clock.now()`. */
   look(now: number): void {
+    const { windowMs, mostWaiting, warmUpMs } = this.#limits;
+    if (this.#lookAt === -Infinity) this.#lookAt = now + warmUpMs;
     if (now < this.#lookAt) return;
     const last = this.isHigh ? null : this.#last; // after a pause, a new try begins
     const times = this.#read();
     this.#last = times;
-    this.#lookAt = times ? now + WINDOW_MS : Infinity;
+    this.#lookAt = times ? now + windowMs : Infinity;
     this.isHigh = false;
     if (!times || !last) return;
     const waited = times.waited - last.waited;
     if (waited < LEAST_WAIT_MS) return;
-    if (waited < MOST_WAITING * (waited + times.ran - last.ran)) {
+    if (waited < mostWaiting * (waited + times.ran - last.ran)) {
       this.#pauseMs = PAUSE_MS;
       return;
     }

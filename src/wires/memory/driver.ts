@@ -15,7 +15,7 @@
 
 import type { Spinning } from "../../bus/stats.ts";
 import type { Clock } from "../../clock.ts";
-import { Contention } from "./contention.ts";
+import { BATCH, Contention, SINGLE } from "./contention.ts";
 
 /** The part of one side of a bus that its driver uses. */
 export interface Side {
@@ -60,6 +60,9 @@ const FORGET_MS = 20;
 /** Two bells within this time are a burst of messages. */
 const BURST_MS = 0.1;
 
+/** Polls that find this number of messages on average find batches. */
+const MANY = 4;
+
 /** Drivers of this thread that hold bells. */
 const holding = new Set<Driver>();
 
@@ -72,7 +75,8 @@ export function ringAll(): void {
 export class Driver {
   readonly #side: Side;
   readonly #clock: Clock;
-  readonly #contention: Contention;
+  readonly #single: Contention;
+  readonly #batch: Contention;
   readonly #ceiling: number; // turns
   #budget: number; // turns
   #left = 0; // turns
@@ -80,6 +84,8 @@ export class Driver {
   #patience = 0;
   /** Whether a turn runs or is scheduled; otherwise the side is parked. */
   #active = false;
+  /** Moving average of the messages that a poll finds. */
+  #messages = 0;
   #stopped = false;
   #holds = false;
   /** `clock.now()` of the last bell that rang outside of a turn. */
@@ -97,10 +103,18 @@ export class Driver {
   /** Number of times that the doorbell ended the parked state. */
   wakeups = 0;
 
-  constructor(side: Side, spinUs: number, clock: Clock, contention = new Contention()) {
+  /** `single`, `batch`: contention for single messages and for batches. */
+  constructor(
+    side: Side,
+    spinUs: number,
+    clock: Clock,
+    single = new Contention(SINGLE),
+    batch = new Contention(BATCH),
+  ) {
     this.#side = side;
     this.#clock = clock;
-    this.#contention = contention;
+    this.#single = single;
+    this.#batch = batch;
     this.#ceiling = Math.ceil((spinUs * 1000) / TURN_NS);
     this.#budget = this.#ceiling;
   }
@@ -108,7 +122,7 @@ export class Driver {
   /** See `BusStats.spinning`. */
   get spinning(): Spinning {
     if (this.#ceiling === 0) return "off";
-    if (this.#contention.isHigh) return "contended";
+    if (this.#isContended) return "contended";
     return this.#budget === 0 ? "vain" : "on";
   }
 
@@ -189,12 +203,22 @@ export class Driver {
     const pause = now - this.#since;
     if (pause >= FORGET_MS) this.#vain = 0;
     if (pause * 1e6 >= WORTH * this.#ceiling * TURN_NS) return false;
-    this.#contention.look(now);
-    if (this.#contention.isHigh) return false;
+    if (this.#contends(now)) return false;
     if (this.#vain >= GIVE_UP && ++this.#vain % TRY_AGAIN !== 0) return false;
     if (!this.#cold) this.#side.spread();
     this.#budget = this.#ceiling;
     return true;
+  }
+
+  get #isContended(): boolean {
+    return this.#single.isHigh || (this.#messages >= MANY && this.#batch.isHigh);
+  }
+
+  /** Looks whether contention is high now. */
+  #contends(now: number): boolean {
+    this.#single.look(now);
+    if (this.#messages >= MANY) this.#batch.look(now);
+    return this.#isContended;
   }
 
   #unpark(): void {
@@ -204,20 +228,20 @@ export class Driver {
   }
 
   #refill(): void {
-    this.#left = this.#budget > 0 && !this.#contention.isHigh ? this.#budget + this.#patience : 0;
+    this.#left = this.#budget > 0 && !this.#isContended ? this.#budget + this.#patience : 0;
   }
 
   readonly #turn = (): void => {
     if (this.#stopped) return;
     this.#turns = true;
-    if (this.#left > 0) this.#contention.look(this.#clock.now());
-    if (this.#contention.isHigh) this.#left = 0;
+    if (this.#left > 0 && this.#contends(this.#clock.now())) this.#left = 0;
     const spin = this.#left > 0 ? SLICE_NS : 0;
     let found = 0;
     for (let round = 0; round < ROUNDS; round++) {
       const now = this.#side.poll(this.#side.mayReceive() ? spin : 0);
       if (now === 0) break;
       found += now;
+      this.#messages += (now - this.#messages) / 8;
       this.#clock.drain();
       this.release();
       if (this.#stopped) return;

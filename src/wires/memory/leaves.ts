@@ -1,0 +1,46 @@
+/**
+ * Small functions on the way of each request. JavaScriptCore's last compiler (FTL) builds them into their callers, and would also
+ * compile each of them for itself: on one processor its threads take 40 % of the first half second of a process
+ * (`BUN_JSC_reportFTLCompileTimes=1`). What runs later is the same.
+ */
+
+import { noFTL } from "bun:jsc";
+import { sourceOf, statusOf } from "../../bus/answer.ts";
+import { isStreamSource } from "../../bus/body-writer.ts";
+import { checkRequest, signalOf } from "../../bus/call.ts";
+import { Choice } from "../../bus/choice.ts";
+import { Claim } from "../../bus/claim.ts";
+import { Arena, bodyOffset, encodeMethod, HeadWriter, viewOf } from "../../bus/codec.ts";
+import { Exchange } from "../../bus/exchange.ts";
+import { Ticker } from "../../bus/ticker.ts";
+import { Unsettled } from "../../bus/unsettled.ts";
+import { ClientHandle, LinkHandle } from "../../native/client.ts";
+import { WorkerHandle } from "../../native/worker.ts";
+import { Arenas } from "./arenas.ts";
+import { MemoryClient } from "./client.ts";
+import { Driver } from "./driver.ts";
+import { MemoryWorker } from "./worker.ts";
+
+/** Names of the methods of a class. */
+type Methods<T> = { [K in keyof T]: T[K] extends (...args: never[]) => unknown ? K : never }[keyof T];
+
+function areLeaves<T>({ prototype }: { prototype: T }, ...names: Methods<T>[]): void {
+  for (const name of names) noFTL(prototype[name] as () => unknown);
+}
+
+for (const leaf of [bodyOffset, checkRequest, encodeMethod, isStreamSource, signalOf, sourceOf, statusOf, viewOf])
+  noFTL(leaf);
+areLeaves(Arena, "startsWith", "write");
+areLeaves(Arenas, "request", "response");
+areLeaves(Choice, "pick");
+areLeaves(Claim, "settle", "detachViews");
+areLeaves(ClientHandle, "poll", "read", "park", "unpark", "hold", "ring");
+areLeaves(Driver, "release", "wake", "hold", "ring");
+areLeaves(Exchange, "beginBody", "collect", "timeLeft", "writeHead");
+areLeaves(HeadWriter, "take", "put");
+areLeaves(LinkHandle, "reserve", "release");
+areLeaves(MemoryClient, "poll", "mayReceive", "park", "unpark", "hold", "ring", "spread");
+areLeaves(MemoryWorker, "mayReceive", "park", "unpark", "hold", "ring", "spread");
+areLeaves(Ticker, "start");
+areLeaves(Unsettled, "begin", "end");
+areLeaves(WorkerHandle, "complete", "park", "unpark", "hold", "ring");
