@@ -32,9 +32,11 @@ import type { Supervisor } from "./supervisor/index.ts";
 import type { WorkerPool } from "./supervisor/worker-pool.ts";
 import type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
 import { MemoryClient } from "./wires/memory/client.ts";
-import "./wires/memory/leaves.ts";
+import { nameLeaves } from "./wires/memory/leaves.ts";
 import { noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
 import { MemoryWorker } from "./wires/memory/worker.ts";
+
+nameLeaves();
 
 /** Options of `SlotBus.create`. All except `name` have defaults. */
 export interface SlotBusOptions extends BusOptions {

@@ -4,7 +4,6 @@
  * (`BUN_JSC_reportFTLCompileTimes=1`). What runs later is the same.
  */
 
-import { noFTL } from "bun:jsc";
 import { sourceOf, statusOf } from "../../bus/answer.ts";
 import { isStreamSource } from "../../bus/body-writer.ts";
 import { checkRequest, signalOf } from "../../bus/call.ts";
@@ -24,23 +23,28 @@ import { MemoryWorker } from "./worker.ts";
 /** Names of the methods of a class. */
 type Methods<T> = { [K in keyof T]: T[K] extends (...args: never[]) => unknown ? K : never }[keyof T];
 
+const jsc = process.getBuiltinModule("bun:jsc" as "fs") as unknown as { noFTL(leaf: unknown): void };
+
 function areLeaves<T>({ prototype }: { prototype: T }, ...names: Methods<T>[]): void {
-  for (const name of names) noFTL(prototype[name] as () => unknown);
+  for (const name of names) jsc.noFTL(prototype[name]);
 }
 
-for (const leaf of [bodyOffset, checkRequest, encodeMethod, isStreamSource, signalOf, sourceOf, statusOf, viewOf])
-  noFTL(leaf);
-areLeaves(Arena, "startsWith", "write");
-areLeaves(Arenas, "request", "response");
-areLeaves(Choice, "pick");
-areLeaves(Claim, "settle", "detachViews");
-areLeaves(ClientHandle, "poll", "read", "park", "unpark", "hold", "ring");
-areLeaves(Driver, "release", "wake", "hold", "ring");
-areLeaves(Exchange, "beginBody", "collect", "timeLeft", "writeHead");
-areLeaves(HeadWriter, "take", "put");
-areLeaves(LinkHandle, "reserve", "release");
-areLeaves(MemoryClient, "poll", "mayReceive", "park", "unpark", "hold", "ring", "spread");
-areLeaves(MemoryWorker, "mayReceive", "park", "unpark", "hold", "ring", "spread");
-areLeaves(Ticker, "start");
-areLeaves(Unsettled, "begin", "end");
-areLeaves(WorkerHandle, "complete", "park", "unpark", "hold", "ring");
+/** Tells JavaScriptCore, once for each process. */
+export function nameLeaves(): void {
+  const functions = [bodyOffset, checkRequest, encodeMethod, isStreamSource, signalOf, sourceOf, statusOf, viewOf];
+  for (const leaf of functions) jsc.noFTL(leaf);
+  areLeaves(Arena, "startsWith", "write");
+  areLeaves(Arenas, "request", "response");
+  areLeaves(Choice, "pick");
+  areLeaves(Claim, "settle", "detachViews");
+  areLeaves(ClientHandle, "poll", "read", "park", "unpark", "hold", "ring");
+  areLeaves(Driver, "release", "wake", "hold", "ring");
+  areLeaves(Exchange, "beginBody", "collect", "timeLeft", "writeHead");
+  areLeaves(HeadWriter, "take", "put");
+  areLeaves(LinkHandle, "reserve", "release");
+  areLeaves(MemoryClient, "poll", "mayReceive", "park", "unpark", "hold", "ring", "spread");
+  areLeaves(MemoryWorker, "mayReceive", "park", "unpark", "hold", "ring", "spread");
+  areLeaves(Ticker, "start");
+  areLeaves(Unsettled, "begin", "end");
+  areLeaves(WorkerHandle, "complete", "park", "unpark", "hold", "ring");
+}
