@@ -16,7 +16,8 @@ async function ci(place: Place, stages: Stage[]): Promise<{ code: number; end: s
   const file = join(place.folder, "stages.json");
   writeFileSync(file, JSON.stringify(stages));
   const command = [bun, join(import.meta.dir, "ci.ts"), "--stages", file];
-  const child = Bun.spawn(command, { stdio: ["ignore", "pipe", "ignore"] });
+  const env = { ...process.env, TMPDIR: place.folder }; // a run without tests leaves its folder
+  const child = Bun.spawn(command, { env, stdio: ["ignore", "pipe", "ignore"] });
   const [text, code] = await Promise.all([child.stdout.text(), child.exited]);
   const lines = text.trimEnd().split("\n");
   return { code, end: lines.slice(lines.findLastIndex((line) => line.startsWith("times: ")) + 1) };
