@@ -25,44 +25,30 @@ function thread(limits = SINGLE): {
   return { times, contention, reads: () => reads, highs: () => highs };
 }
 
-test("contention is high for a thread that waits for a processor for three quarters of a window and 10 ms", () => {
-  for (const [ran, waited, isHigh] of [
-    [20, 0, false],
-    [5, 14, false],
-    [1, 9.9, false],
-    [4, 12, true],
-    [0, 40, true],
+test("contention is high for a thread that waits too long in a window, and 10 ms; for batches after two seconds", () => {
+  for (const [limits, start, windowMs, ran, waited, isHigh] of [
+    [SINGLE, 0, 20, 20, 0, false],
+    [SINGLE, 0, 20, 5, 14, false],
+    [SINGLE, 0, 20, 1, 9.9, false],
+    [SINGLE, 0, 20, 4, 12, true],
+    [SINGLE, 0, 20, 0, 40, true],
+    [BATCH, 2_000, 500, 400, 100, false],
+    [BATCH, 2_000, 500, 300, 130, true],
+    [BATCH, 2_000, 500, 20, 9.9, false],
+    [BATCH, 2_000, 500, 0, 500, true],
   ] as const) {
-    const { times, contention } = thread();
-    contention.look(0);
-    times.ran = ran;
-    times.waited = waited;
-    contention.look(19); // within the window
-    expect(contention.isHigh).toBe(false);
-    contention.look(20);
-    expect([ran, waited, contention.isHigh]).toEqual([ran, waited, isHigh]);
-  }
-});
-
-test("for batches, contention is high from 30 % of a longer window on, after two seconds", () => {
-  for (const [ran, waited, isHigh] of [
-    [400, 100, false],
-    [300, 130, true],
-    [20, 9.9, false],
-    [0, 500, true],
-  ] as const) {
-    const { times, contention } = thread(BATCH);
-    for (let now = 0; now < 2_000; now += 100) {
+    const { times, contention } = thread(limits);
+    for (let now = 0; now < start; now += 100) {
       contention.look(now);
       times.waited += 100;
       expect(contention.isHigh).toBe(false);
     }
-    contention.look(2_000);
+    contention.look(start);
     times.ran += ran;
     times.waited += waited;
-    contention.look(2_499); // within the window
+    contention.look(start + windowMs - 1); // within the window
     expect(contention.isHigh).toBe(false);
-    contention.look(2_500);
+    contention.look(start + windowMs);
     expect([ran, waited, contention.isHigh]).toEqual([ran, waited, isHigh]);
   }
 });
@@ -105,7 +91,7 @@ test("where the system does not count, contention is never high, and nothing is 
 });
 
 /** A driver of a side that the test feeds. */
-function driven(single: Contention, batch?: Contention) {
+function driven(single: Contention, batch?: Contention, spinUs = 50) {
   let [now, polls, parks, messages] = [0, 0, 0, 0];
   const side: Side = {
     poll: () => {
@@ -121,7 +107,7 @@ function driven(single: Contention, batch?: Contention) {
     unpark() {},
     spread() {},
   };
-  const driver = new Driver(side, 50, { ...systemClock, now: () => now }, single, batch);
+  const driver = new Driver(side, spinUs, { ...systemClock, now: () => now }, single, batch);
   return {
     driver,
     pass: (ms: number) => void (now += ms),
@@ -148,6 +134,7 @@ test("a driver stops spinning while contention is high, and says so", async () =
   pass(1_000);
   expect(await woken()).toBe(1); // it slept for long, and need not know
   expect(await woken()).toBeGreaterThan(10);
+  expect(driven(contention, undefined, 0).driver.spinning).toBe("off");
 });
 
 test("a driver stops spinning for batches beside one competitor, and goes on for single messages", async () => {

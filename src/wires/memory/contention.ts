@@ -1,6 +1,6 @@
 /**
- * Finds out whether this thread waits for a processor most of the time that it could run. Then spinning does harm: the scheduler
- * prefers threads that have slept, and a thread that spun away its share must wait for all others before it can handle work.
+ * Finds out whether this thread waits for a processor for too much of the time that it could run. Then spinning does harm: the
+ * scheduler prefers threads that have slept, and a thread that spun away its share must wait for others before it can handle work.
  */
 
 import { readFileSync } from "node:fs";

@@ -1,7 +1,7 @@
 /**
  * Small functions on the way of each request. JavaScriptCore's last compiler (FTL) builds them into their callers, and would also
- * compile each of them for itself: on one processor its threads take 40 % of the first half second of a process
- * (`BUN_JSC_reportFTLCompileTimes=1`). What runs later is the same.
+ * compile each of them for itself (`BUN_JSC_reportFTLCompileTimes=1` lists what it compiles). On one processor that takes time
+ * from the first requests of a process.
  */
 
 import { sourceOf, statusOf } from "../../bus/answer.ts";

@@ -10,7 +10,8 @@
  *
  * Calls, payloads, handlers, contracts, sources, readers, aborts, timeouts, kills, stops, evictions, drains and closes are the
  * same as in the replay, and the same books judge them. Every fourth world is calm: no choice in it depends on time, so each call
- * must end as in the replay. In the other worlds, a call that succeeds must have its value of the calm replay.
+ * must end as in the replay. In the other worlds, a call that succeeds must have its value of the calm replay. Calls whose body
+ * `fetch` may collect or stream are not compared: time decides which.
  *
  * The runner cannot choose, above a real wire:
  *
