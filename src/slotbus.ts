@@ -8,7 +8,7 @@ import { type BusOptions, type ReadyOptions, type ResolvedBusOptions, resolveBus
 import { Receiver } from "./bus/receiver.ts";
 import type { FetchHandler, Handler, SyncHandler } from "./bus/request.ts";
 import type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
-import type { BusStats } from "./bus/stats.ts";
+import type { BusStats, Spinning } from "./bus/stats.ts";
 import type { Connection } from "./bus/wire.ts";
 import {
   type ResolvedWorkerOptions,
@@ -338,7 +338,12 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
 
   /** Number of times that the client's doorbell woke the parked worker. */
   get wakeups(): number {
-    return this.#receiver.wire.wakeups;
+    return this.#receiver.wire.driven().wakeups;
+  }
+
+  /** Whether the worker spins while it waits for requests, and if not, why: see `spinning` of {@link SlotBus.stats}. */
+  get spinning(): Spinning {
+    return this.#receiver.wire.driven().spinning;
   }
 
   /** Number of requests taken so far. */
@@ -442,4 +447,4 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
 export interface PortableBus extends Omit<SlotBus, "borrow" | "requestSync" | "diagnostics" | "evict"> {}
 
 /** A worker on any wire: without the methods that need shared memory. */
-export interface PortableWorker extends Omit<SlotWorker, "serveSync" | "wakeups"> {}
+export interface PortableWorker extends Omit<SlotWorker, "serveSync" | "wakeups" | "spinning"> {}

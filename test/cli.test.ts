@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Row } from "../bench/bus.ts";
 import { setUp } from "../bench/busy/situations.ts";
-import type { BusyRow } from "../bench/busy/suite.ts";
+import type { BusyRow } from "../bench/busy/rows.ts";
 import type { ContestRow } from "../bench/contest/suite.ts";
 import type { PublishRow } from "../bench/events/publish.ts";
 import type { FlowRow } from "../bench/events/suite.ts";
@@ -66,6 +66,7 @@ test("invalid usage is one line on stderr and exit code 2", () => {
     ["bench", "events", "over"],
     ["bench", "events", "--markdown"],
     ["bench", "events", "--against", "fetch-unix"],
+    ["bench", "events", "--loops", "1.5"],
     ["bench", "contest", "over"],
     ["bench", "contest", "--quick", "--short"],
     ["bench", "contest", "--against", "nats"],

@@ -126,15 +126,15 @@ test("a driver stops spinning while contention is high, and says so", async () =
   const { times, contention } = thread();
   const { driver, pass, woken } = driven(contention);
   expect(await woken()).toBeGreaterThan(10);
-  expect(driver.spinning).toBe("on");
+  expect(driver.driven().spinning).toBe("on");
   times.waited += 100;
   pass(20);
   expect(await woken()).toBe(1);
-  expect(driver.spinning).toBe("contended");
+  expect(driver.driven().spinning).toBe("contended");
   pass(1_000);
   expect(await woken()).toBe(1); // it slept for long, and need not know
   expect(await woken()).toBeGreaterThan(10);
-  expect(driven(contention, undefined, 0).driver.spinning).toBe("off");
+  expect(driven(contention, undefined, 0).driver.driven().spinning).toBe("off");
 });
 
 test("a driver stops spinning for batches beside one competitor, and goes on for single messages", async () => {
@@ -154,9 +154,9 @@ test("a driver stops spinning for batches beside one competitor, and goes on for
   times.waited += 200;
   pass(500);
   expect(await woken(8)).toBe(2); // one poll finds the batch, the next one nothing
-  expect(driver.spinning).toBe("contended");
+  expect(driver.driven().spinning).toBe("contended");
   expect(await used(1)).toBeGreaterThan(10);
-  expect(driver.spinning).toBe("on");
+  expect(driver.driven().spinning).toBe("on");
 });
 
 test("beside five busy loops per processor a bus stops spinning, and counts that", async () => {

@@ -134,21 +134,28 @@ test("after some spins without work it stops spinning, and a bell counts as a wa
   }
   expect(polls[0]).toBeGreaterThan(10);
   expect(polls.at(-1)).toBeLessThan(4);
-  expect(driver.wakeups).toBe(20);
+  expect(driver.driven().wakeups).toBe(20);
 });
 
-test("a busy side that is woken leaves the other side's processor; after a pause it does not", async () => {
+test("a side that is woken again and again leaves the other side's processor; after a pause it does not", async () => {
   const side = new Recorder();
-  const driver = new Driver(side, 10_000, systemClock);
+  let now = 1_000;
+  const driver = new Driver(side, 50, { ...systemClock, now: () => now });
+  const wake = async (): Promise<number> => {
+    driver.ring();
+    const { spreads } = side;
+    await until(() => side.parked, "parked");
+    return spreads;
+  };
   driver.expect(0, true); // it did not wait a moment ago, and the other side sleeps
-  driver.ring();
-  await until(() => side.parked, "parked");
-  expect(side.spreads).toBe(0);
-  driver.ring();
-  expect(side.spreads).toBe(1);
-  await until(() => side.parked, "parked");
+  const spreads: number[] = [];
+  for (let i = 0; i < 5; i++) spreads.push(await wake());
+  expect(spreads).toEqual([0, 0, 0, 0, 1]);
   driver.expect(0, true);
   expect([side.spreads, side.parked]).toEqual([2, false]);
+  await until(() => side.parked, "parked");
+  now += 1; // longer than a wake-up: it counts from the start again
+  for (let i = 0; i < 4; i++) expect(await wake()).toBe(2);
   driver.stop();
 });
 

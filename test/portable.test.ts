@@ -44,6 +44,8 @@ export const types = async (bus: PortableBus, worker: PortableWorker): Promise<v
   worker.serveSync(() => "x");
   // @ts-expect-error: bells of shared memory
   worker.wakeups satisfies number;
+  // @ts-expect-error: spinning for shared memory
+  worker.spinning satisfies string;
   // @ts-expect-error: the reason of a death is text
   bus.on("died", (_, reason: number) => reason);
   // @ts-expect-error: no option of that name

@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { type SlotWorkerOptions, WorkerDiedError } from "../src/index.ts";
 import { leaves } from "./leaks.ts";
@@ -274,6 +275,7 @@ describe("sleep", () => {
     expect([bus.stats().wakeups, worker.wakeups, bus.stats().bells]).toEqual(before);
     expect((await bus.request({ path: "/", body: "awake" })).text()).toBe("awake");
     expect([worker.wakeups, bus.stats().bells]).toEqual([before[1]! + 1, before[2]! + 1]); // so the counts are live
+    expect(worker.spinning).toMatch(availableParallelism() > 1 ? /^(on|vain|contended)$/ : /^off$/);
     await until(async () => {
       await bus.request({ path: "/late" });
       return bus.stats().wakeups > before[0]!;

@@ -81,6 +81,7 @@ export type OfSlotWorker = [
   Expect<Getters<SlotWorker, "name", string>>,
   Expect<Getters<SlotWorker, "connected" | "closed", boolean>>,
   Expect<Getters<SlotWorker, "running" | "wakeups" | "served", number>>,
+  Expect<Getters<SlotWorker, "spinning", B.BusStats["spinning"]>>,
   Expect<Equal<SlotWorker["serve"], (handler: B.Handler | B.FetchHandler, options?: ServeOptions) => SlotWorker>>,
   Expect<Equal<B.FetchHandler["fetch"], (request: Request, server: B.AppServer) => Response | Promise<Response>>>,
   Expect<Equal<B.AppServer["requestIP"], (request: Request) => B.ClientAddress | null>>,

@@ -1,5 +1,5 @@
 /**
- * One client process of the suite `busy`, with one worker process or thread per system: `bun cell.ts cell SYSTEMS`. Runs the
+ * One client process of the suite `busy`, with the other process or thread of its system: `bun cell.ts cell SYSTEM`. Runs the
  * orders of its parent. Its place (processor, control group) is inherited by all that it starts.
  */
 
@@ -8,7 +8,7 @@ import { closedLoop, makeBodies, offeredLoop, type Round, sparseLoop } from "../
 import { type Contestant, type Introduction, start, type SystemName, Workspace } from "../systems.ts";
 
 /** What to measure. A round ends after `ms`. */
-export type Order = { system: SystemName; ms: number } & (
+export type Order = { ms: number } & (
   | { case: "closed"; inFlight: number; leadInMs: number }
   | { case: "sparse" }
   /** `perSecond`: offered requests per second. */
@@ -68,13 +68,12 @@ async function run(contestant: Contestant, order: Order): Promise<Outcome> {
 }
 
 if (import.meta.main) {
-  const [, systems = ""] = process.argv.slice(2);
+  const [, system] = process.argv.slice(2);
   const workspace = new Workspace();
   process.on("disconnect", () => process.exit()).on("SIGTERM", () => process.exit()); // disposes the workspace
-  const contestants = new Map<string, Contestant>();
-  for (const name of systems.split(",") as SystemName[]) contestants.set(name, await start(name, workspace));
+  const contestant = await start(system as SystemName, workspace);
   process.on("message", (order: Order) => {
-    const running = Promise.race([run(contestants.get(order.system)!, order), workspace.failed]);
+    const running = Promise.race([run(contestant, order), workspace.failed]);
     running.then(
       (outcome) => process.send!({ outcome } satisfies Answer),
       (error: Error) => process.send!({ error: error.message } satisfies Answer),

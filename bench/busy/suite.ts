@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { CommandError, newCommand, UsageError } from "../../src/cli/usage.ts";
 import type { Panel } from "../chart.ts";
-import { alternate, median, perSecond, round, type Summary, summarise } from "../measure.ts";
+import { alternate, round } from "../measure.ts";
 import {
   type Bar,
   bar,
@@ -30,6 +30,7 @@ import {
 } from "../suite.ts";
 import { type Peer, SYSTEMS as ALL, type SystemName, type Workspace } from "../systems.ts";
 import type { Answer, Order, Outcome } from "./cell.ts";
+import { type BusyRow, type Case, CASES, firstOf, rowsOf, together } from "./rows.ts";
 import { setUp, type Situation, SITUATIONS, type SituationName } from "./situations.ts";
 
 /** Names in the JSON: as in the suite `bus`, without `fetch-tcp`. */
@@ -39,11 +40,6 @@ const SYSTEMS = ALL.filter((name) => name !== "fetch-tcp");
 const RIVAL: SystemName = "unix-socket";
 
 const IN_FLIGHT = [1, 32] as const;
-
-/** `one`, `many`: 1 and 32 in flight. `first-1`, `first-32`: the first half second of both processes. `offered`: p99 at equal load. */
-const CASES = ["one", "many", "offered", "sparse", "first-1", "first-32"] as const;
-
-type Case = (typeof CASES)[number];
 
 /** What a mode measures and how long. */
 interface Preset {
@@ -63,7 +59,6 @@ const EVERYWHERE = Object.keys(SITUATIONS) as SituationName[];
 
 /** Length of the first half second. */
 const FIRST_MS = 500;
-
 const PRESETS: Record<Mode, Preset> = {
   full: {
     situations: EVERYWHERE,
@@ -99,25 +94,6 @@ const PRESETS: Record<Mode, Preset> = {
 
 type Plan = Preset & { mode: Mode; systems: SystemName[] };
 
-/** One case of one system in one situation. */
-export interface BusyRow extends Summary {
-  situation: SituationName;
-  system: SystemName;
-  case: Case;
-  worst_us: number;
-  /** Time on a processor per request, of all threads of both sides; `null` outside Linux. */
-  cpu_us: number | null;
-  /**
-   * slotbus ÷ this system, median of the rounds' ratios: of requests per second for `one`, `many` and `first`, of speed (1 ÷ p50)
-   * for `sparse`, of p99 for `offered`. 1 for slotbus itself.
-   */
-  ratio: number;
-  /** The same ratio of CPU time. */
-  cpu_ratio: number | null;
-  /** Ratios of the rounds, from low to high. */
-  ratios: number[];
-}
-
 interface Result {
   machine: Machine;
   rows: BusyRow[];
@@ -130,15 +106,15 @@ interface Result {
 
 // ---- the run ------------------------------------------------------------------------------------------------------------
 
-/** A client process with its workers. */
+/** A client process with the other process or thread of its system. */
 interface Cell {
   measure(order: Order): Promise<Outcome>;
   stop(): Promise<void>;
 }
 
-async function startCell(systems: readonly SystemName[], situation: Situation, workspace: Workspace): Promise<Cell> {
+async function startCell(system: SystemName, situation: Situation, workspace: Workspace): Promise<Cell> {
   let settle: ((answer: Answer) => void) | null = null;
-  const peer: Peer = await workspace.start("cell", systems.join(","), {
+  const peer: Peer = await workspace.start("cell", system, {
     program: Bun.resolveSync("./cell", import.meta.dir),
     inside: (command) => situation.inside(command),
     onMessage: (message) => settle?.(message as Answer),
@@ -154,55 +130,6 @@ async function startCell(systems: readonly SystemName[], situation: Situation, w
     },
     stop: () => peer.stop(),
   };
-}
-
-/** Outcomes of cells that worked at the same time as one: the sum of what they did. */
-function together(outcomes: readonly Outcome[]): Outcome {
-  const latencies = new Float64Array(outcomes.reduce((sum, one) => sum + one.latencies.length, 0));
-  let at = 0;
-  for (const one of outcomes) {
-    latencies.set(one.latencies, at);
-    at += one.latencies.length;
-  }
-  const sum = (of: "onMs" | "waitMs"): number => outcomes.reduce((total, { cpu }) => total + (cpu?.[of] ?? 0), 0);
-  const cpu = outcomes.every((one) => one.cpu) ? { onMs: sum("onMs"), waitMs: sum("waitMs") } : null;
-  return { latencies, seconds: Math.max(...outcomes.map(({ seconds }) => seconds)), cpu };
-}
-
-function p99(latencies: Float64Array): number {
-  return Float64Array.from(latencies).sort()[Math.floor(0.99 * latencies.length)]!;
-}
-
-/** What a ratio of a case compares: more is better, except for `offered`. */
-function figure(kind: Case, outcome: Outcome): number {
-  if (kind === "offered") return p99(outcome.latencies);
-  return kind === "sparse" ? 1 / median(outcome.latencies) : perSecond(outcome);
-}
-
-function cpuUs({ cpu, latencies }: Outcome): number {
-  return cpu === null ? NaN : (1000 * cpu.onMs) / latencies.length;
-}
-
-/** Makes the rows of a case from the rounds of each system; the first is slotbus. */
-function rowsOf(situation: SituationName, kind: Case, results: ReadonlyMap<SystemName, Outcome[]>): BusyRow[] {
-  const own = results.get("slotbus")!;
-  const known = (value: number): number | null => (Number.isFinite(value) ? round(value) : null);
-  return [...results].map(([system, rounds]) => {
-    const ratios = rounds.map((one, i) => figure(kind, own[i]!) / figure(kind, one)).sort((a, b) => a - b);
-    return {
-      situation,
-      system,
-      case: kind,
-      ...summarise(rounds),
-      worst_us: round(
-        Math.max(...rounds.map(({ latencies }) => latencies.reduce((most, ns) => Math.max(most, ns), 0))) / 1000,
-      ),
-      cpu_us: known(median(rounds.map(cpuUs))),
-      ratio: round(median(ratios)),
-      cpu_ratio: known(median(rounds.map((one, i) => cpuUs(own[i]!) / cpuUs(one)))),
-      ratios: ratios.map(round),
-    };
-  });
 }
 
 class Run {
@@ -222,8 +149,11 @@ class Run {
   /** Measures the cases of processes that have run for a while. */
   async warm(say: Say): Promise<void> {
     const { cases, systems, roundMs: ms, warmUpMs, leadInMs } = this.#plan;
-    const cells = await this.#start(systems);
-    for (const kind of cases.filter((one) => !one.startsWith("first"))) {
+    // Each system has client processes of its own: in one process, each would run code that was compiled for another.
+    const cells = new Map(
+      await Promise.all(systems.map(async (system) => [system, await this.#start(system)] as const)),
+    );
+    for (const kind of cases.filter((one) => !one.includes("-"))) {
       say(`${SITUATIONS[this.#name].title}: ${kind}`);
       const rate = kind === "offered" ? this.#offeredRate() : 0;
       const compared = kind === "offered" ? systems.filter((one) => one === "slotbus" || one === RIVAL) : systems;
@@ -231,32 +161,37 @@ class Run {
         const lead = isWarmUp ? warmUpMs : leadInMs;
         const order: Order =
           kind === "sparse"
-            ? { system, case: "sparse", ms }
+            ? { case: "sparse", ms }
             : kind === "offered"
-              ? { system, case: "offered", perSecond: rate, ms }
-              : { system, case: "closed", inFlight: IN_FLIGHT[kind === "one" ? 0 : 1], leadInMs: lead, ms };
-        return this.#together(cells, order);
+              ? { case: "offered", perSecond: rate, ms }
+              : { case: "closed", inFlight: IN_FLIGHT[kind === "one" ? 0 : 1], leadInMs: lead, ms };
+        return this.#together(system, cells.get(system)!, order);
       });
     }
-    await Promise.all(cells.map((cell) => cell.stop()));
+    await Promise.all([...cells.values()].flat().map((cell) => cell.stop()));
   }
 
-  /** Measures the first half second of new processes. */
+  /** Measures the first requests and the first half second of new processes. */
   async fresh(say: Say): Promise<void> {
     const { cases, systems, starts } = this.#plan;
     for (const inFlight of IN_FLIGHT) {
       const kind: Case = `first-${inFlight}`;
-      if (!cases.includes(kind)) continue;
+      if (!cases.includes(kind) || starts === 0) continue;
       say(`${SITUATIONS[this.#name].title}: ${kind}`);
       const results = new Map(systems.map((system): [SystemName, Outcome[]] => [system, []]));
       for (let start = 0; start < starts; start++) {
         for (const system of start % 2 === 0 ? systems : systems.toReversed()) {
-          const cells = await this.#start([system]);
-          const order: Order = { system, case: "closed", inFlight, leadInMs: 0, ms: FIRST_MS };
-          results.get(system)!.push(await this.#together(cells, order));
+          const cells = await this.#start(system);
+          const order: Order = { case: "closed", inFlight, leadInMs: 0, ms: FIRST_MS };
+          results.get(system)!.push(await this.#together(system, cells, order));
           await Promise.all(cells.map((cell) => cell.stop()));
         }
       }
+      const first = [...results].map(([system, outcomes]): [SystemName, Outcome[]] => [
+        system,
+        outcomes.map((outcome) => firstOf(outcome, inFlight, this.#situation.pairs)),
+      ]);
+      this.rows.push(...rowsOf(this.#name, `start-${inFlight}`, new Map(first)));
       this.rows.push(...rowsOf(this.#name, kind, results));
     }
   }
@@ -278,14 +213,14 @@ class Run {
     return Math.min(...rates) / 2 / this.#situation.pairs;
   }
 
-  #start(systems: readonly SystemName[]): Promise<Cell[]> {
+  #start(system: SystemName): Promise<Cell[]> {
     const { pairs } = this.#situation;
-    return Promise.all(Array.from({ length: pairs }, () => startCell(systems, this.#situation, this.#workspace)));
+    return Promise.all(Array.from({ length: pairs }, () => startCell(system, this.#situation, this.#workspace)));
   }
 
-  async #together(cells: readonly Cell[], order: Order): Promise<Outcome> {
+  async #together(system: SystemName, cells: readonly Cell[], order: Order): Promise<Outcome> {
     const all = Promise.all(cells.map((cell) => cell.measure(order)));
-    return together(await guarded(order.system, all, this.#workspace));
+    return together(await guarded(system, all, this.#workspace));
   }
 }
 
@@ -352,7 +287,7 @@ function judge(rows: readonly BusyRow[]): Bar[] {
     } else if (kind === "offered") bars.push(bar(`${where}: p99 at equal load`, ratio, { at_most: 1, aim: 0.5 }));
     else if (kind === "sparse")
       bars.push(bar(`${where}: speed of sparse requests`, ratio, { at_least: 0.95, aim: 1.2 }));
-    else if (isSmall)
+    else if (isSmall && kind.startsWith("first"))
       bars.push(bar(`${where}: first half second, ${kind.slice(6)} in flight`, ratio, { at_least: 0.8, aim: 1 }));
   }
   return bars;
@@ -365,6 +300,8 @@ const TITLES: Record<Case, string> = {
   many: "32 in flight",
   offered: "at half the load of the slower one of slotbus and unix-socket",
   sparse: "one request each millisecond",
+  "start-1": "first 1 000 requests, one at a time",
+  "start-32": "first 1 000 requests, 32 in flight",
   "first-1": "first half second, one at a time",
   "first-32": "first half second, 32 in flight",
 };

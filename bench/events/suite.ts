@@ -1,7 +1,8 @@
 /** `slotbus bench events`: one publisher and four subscribers; slotbus, brokers, and Bun's own channels. */
 
+import { join } from "node:path";
 import type { Command } from "commander";
-import { CommandError, newCommand } from "../../src/cli/usage.ts";
+import { CommandError, newCommand, UsageError } from "../../src/cli/usage.ts";
 import { alternate, median, round } from "../measure.ts";
 import type { Panel } from "../chart.ts";
 import {
@@ -18,6 +19,7 @@ import {
 import { missing } from "../servers.ts";
 import {
   type CommonFlags,
+  compile,
   guarded,
   inWorkspace,
   modeOf,
@@ -57,6 +59,8 @@ const STUCK_MS = 1_000;
 interface Plan extends Preset {
   mode: Mode;
   systems: SystemName[];
+  /** Number of busy loops that run meanwhile. */
+  loops: number;
 }
 
 /** Events that the subscribers of one system received, in the JSON. */
@@ -76,6 +80,7 @@ export interface FlowRow {
 
 interface Result {
   machine: Machine;
+  loops: number;
   rows: (PublishRow | FlowRow)[];
   bars: Bar[];
   /** Systems that were skipped, and why. */
@@ -206,6 +211,11 @@ function verifyRows(rows: Result["rows"], systems: readonly SystemName[]): void 
 
 function runAll(plan: Plan, say: Say): Promise<Result> {
   return inWorkspace(async (workspace, started) => {
+    if (plan.loops > 0) {
+      const load = compile(join(import.meta.dir, "../busy/load.c"), workspace);
+      if (load === null) throw new CommandError("--loops needs a C compiler. Install one, for example gcc.");
+      for (let i = 0; i < plan.loops; i++) started.push(workspace.run("a busy loop", [load, "loop"]));
+    }
     say("publish");
     const rows: Result["rows"] = await publishCosts(workspace, plan.rounds, plan.mode === "short");
     const notes: string[] = [];
@@ -228,7 +238,7 @@ function runAll(plan: Plan, say: Say): Promise<Result> {
     }
     const taking = contestants.map(({ name }) => name);
     verifyRows(rows, taking);
-    return { machine: describeMachine(plan), rows, bars: judge(rows), notes };
+    return { machine: describeMachine(plan), loops: plan.loops, rows, bars: judge(rows), notes };
   });
 }
 
@@ -258,14 +268,14 @@ function publishTable(rows: readonly PublishRow[]): string {
   ])}`;
 }
 
-function report({ machine, rows, bars, notes }: Result): string {
+function report({ machine, loops, rows, bars, notes }: Result): string {
   const publish = rows.filter((row): row is PublishRow => row.case === "publish");
   const flows = Map.groupBy(
     rows.filter((row): row is FlowRow => row.case !== "publish"),
     (row) => row.case,
   );
   return [
-    machineLines(machine),
+    machineLines(machine) + (loops > 0 ? `\nBusy loops beside it: ${loops}` : ""),
     publishTable(publish),
     ...[...flows.values()].map(flowTable),
     `Against the goals\n${table(barLines(bars))}`,
@@ -284,6 +294,14 @@ function panels({ rows }: Result): Panel[] {
   }));
 }
 
+const MOST_LOOPS = 64;
+
+function parseLoops(text: string): number {
+  const loops = Number(text);
+  if (Number.isInteger(loops) && loops >= 0 && loops <= MOST_LOOPS) return loops;
+  throw new UsageError(`--loops is "${text}"; it must be an integer from 0 to ${MOST_LOOPS}.`);
+}
+
 export function command(): Command {
   const suite = newCommand("events", "measure one publisher and many subscribers", [
     "slotbus bench events --quick --json > result.json",
@@ -294,10 +312,12 @@ export function command(): Command {
     "fewer and shorter rounds; takes up to 60 s",
     "a few rounds; takes a few seconds",
   )
+    .option("--loops <n>", "number of busy loops that run meanwhile; needs a C compiler (default: 0)")
     .addHelpText("after", "\nredis and nats need the programs redis-server and nats-server.")
-    .action(async (flags: CommonFlags) => {
+    .action(async (flags: CommonFlags & { loops?: string }) => {
       const mode = modeOf(flags);
-      const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
+      const systems = parseAgainst(flags.against ?? "all", SYSTEMS);
+      const plan: Plan = { ...PRESETS[mode], mode, systems, loops: parseLoops(flags.loops ?? "0") };
       await present(flags, (say) => runAll(plan, say), { report, title: "One publisher, many subscribers", panels });
     });
 }

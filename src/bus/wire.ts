@@ -128,13 +128,12 @@ export interface WireEvents {
   refused(peer: Peer, reason: string): void;
 }
 
-/** What {@link BusStats} says of the driver of a wire. */
+/** What a wire says of the driver of its side: see {@link BusStats}. */
 export type Driven = Pick<BusStats, "wakeups" | "spinning">;
 
 /** The client side of one bus. */
 export interface Wire {
   readonly statistics: Statistics;
-  /** What {@link BusStats} says of the driver of this side. */
   driven(): Driven;
   /**
    * Checks deadlines and workers. Called every 20 ms while a request is unsettled or the last tick returned `true`. Returns
@@ -177,8 +176,7 @@ export interface WorkerWire {
   readonly hasEnded: boolean;
   /** Number of requests without a response and of responses that still stream. */
   readonly running: number;
-  /** Number of times that a client woke the sleeping worker. */
-  readonly wakeups: number;
+  driven(): Driven;
   /** Attaches; waits up to `waitMs` for the bus. Rejects with the error of the last attempt. */
   open(waitMs: number): Promise<void>;
   /** Takes requests from the event loop from now on. */

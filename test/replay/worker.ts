@@ -2,7 +2,7 @@
 
 import type { RequestName } from "../../src/bus/claim.ts";
 import { Arena } from "../../src/bus/codec.ts";
-import type { Arrivals, WorkerWire } from "../../src/bus/wire.ts";
+import type { Arrivals, Driven, WorkerWire } from "../../src/bus/wire.ts";
 import { Turns } from "../../src/bus/turns.ts";
 import { BusNotFoundError, ClosedError, SlotbusError } from "../../src/errors.ts";
 import type { Die } from "./choices.ts";
@@ -27,7 +27,6 @@ export class ReplayWorker implements WorkerWire {
   readonly host: Process;
   readonly turns: Turns;
   readonly options: ReplayWorkerOptions;
-  readonly wakeups = 0;
   hasEnded = false;
   /** All attachments so far. */
   readonly ends: WorkerEnd[] = [];
@@ -57,6 +56,10 @@ export class ReplayWorker implements WorkerWire {
 
   get running(): number {
     return this.#end === null ? 0 : this.#end.running;
+  }
+
+  driven(): Driven {
+    return { wakeups: 0, spinning: "off" };
   }
 
   // ---- attaching ------------------------------------------------------------------------------------------------------

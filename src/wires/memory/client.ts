@@ -85,8 +85,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   }
 
   driven(): Driven {
-    const { wakeups, spinning } = this.#driver;
-    return { wakeups, spinning };
+    return this.#driver.driven();
   }
 
   poll(spinNs: number): number {

@@ -14,6 +14,7 @@
  */
 
 import type { Spinning } from "../../bus/stats.ts";
+import type { Driven } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
 import { BATCH, Contention, SINGLE } from "./contention.ts";
 
@@ -57,6 +58,9 @@ const TRY_AGAIN = 64;
 /** or after a pause of this time. */
 const FORGET_MS = 20;
 
+/** After this number of messages without a pause a side moves away from the other one's processor. */
+const STREAK = 4;
+
 /** Two bells within this time are a burst of messages. */
 const BURST_MS = 0.1;
 
@@ -96,12 +100,14 @@ export class Driver {
   #rung = false;
   /** Whether the last bytes were sent after a pause: no more may follow. */
   #cold = false;
+  /** Number of messages since the last pause that found this side parked. */
+  #streak = 0;
   /** Number of consecutive spins that found nothing. */
   #vain = 0;
   /** `clock.now()` when the side parked, or when it last sent bytes since. */
   #since = 0;
   /** Number of times that the doorbell ended the parked state. */
-  wakeups = 0;
+  #wakeups = 0;
 
   /** `single`, `batch`: contention for single messages and for batches. */
   constructor(
@@ -119,11 +125,14 @@ export class Driver {
     this.#budget = this.#ceiling;
   }
 
-  /** See `BusStats.spinning`. */
-  get spinning(): Spinning {
+  get #spinning(): Spinning {
     if (this.#ceiling === 0) return "off";
     if (this.#isContended) return "contended";
     return this.#budget === 0 ? "vain" : "on";
+  }
+
+  driven(): Driven {
+    return { wakeups: this.#wakeups, spinning: this.#spinning };
   }
 
   /**
@@ -168,7 +177,7 @@ export class Driver {
   /** Called by the event loop when the other side rang the doorbell: runs a turn at once. */
   ring(): void {
     if (this.#active || this.#stopped) return;
-    this.wakeups++;
+    this.#wakeups++;
     this.#isRecent();
     this.#cold = false;
     this.#unpark();
@@ -202,10 +211,14 @@ export class Driver {
     const now = this.#clock.now();
     const pause = now - this.#since;
     if (pause >= FORGET_MS) this.#vain = 0;
-    if (pause * 1e6 >= WORTH * this.#ceiling * TURN_NS) return false;
+    if (pause * 1e6 >= WORTH * this.#ceiling * TURN_NS) {
+      this.#streak = 0;
+      return false;
+    }
     if (this.#contends(now)) return false;
+    if (!this.#cold && ++this.#streak === STREAK) this.#vain = 0; // it moves now
     if (this.#vain >= GIVE_UP && ++this.#vain % TRY_AGAIN !== 0) return false;
-    if (!this.#cold) this.#side.spread();
+    if (!this.#cold && this.#streak >= STREAK) this.#side.spread();
     this.#budget = this.#ceiling;
     return true;
   }

@@ -7,7 +7,7 @@ import type { WorkerRequest } from "../../bus/request.ts";
 import { DEFAULT_SPIN_US } from "../../bus/options.ts";
 import { Turns } from "../../bus/turns.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
-import type { Arrivals, WorkerWire } from "../../bus/wire.ts";
+import type { Arrivals, Driven, WorkerWire } from "../../bus/wire.ts";
 import { blockFor, type Clock, sleep } from "../../clock.ts";
 import { ClosedError, BusNotFoundError, SlotbusError } from "../../errors.ts";
 import { C } from "../../native/abi.ts";
@@ -51,8 +51,8 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     return this.#connection === null ? 0 : this.#connection.running;
   }
 
-  get wakeups(): number {
-    return this.#driver.wakeups;
+  driven(): Driven {
+    return this.#driver.driven();
   }
 
   poll(spinNs: number): number {

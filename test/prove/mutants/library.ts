@@ -479,6 +479,20 @@ export const libraryRules: LibraryRule[] = [
     test: "a driver stops spinning while contention is high, and says so",
   },
   {
+    rule: "a side moves between processors only among messages that follow one another",
+    file: "wires/memory/driver.ts",
+    edits: [["this.#streak >= STREAK", "true"]],
+    suite: "driver",
+    test: "a side that is woken again and again leaves",
+  },
+  {
+    rule: "a pause ends the messages that follow one another",
+    file: "wires/memory/driver.ts",
+    edits: [["      this.#streak = 0;\n", ""]],
+    suite: "driver",
+    test: "a side that is woken again and again leaves",
+  },
+  {
     rule: "the head of a queued request is not overwritten by the next one",
     file: "bus/codec.ts",
     edits: [["return scratch.head ?? scratch.bytes.slice(0, length);", "return scratch.bytes.subarray(0, length);"]],
