@@ -1,7 +1,7 @@
 /** Shared by all suites: flags, workspace, progress, and rounds that cannot hang. */
 
 import { basename, join, resolve } from "node:path";
-import type { Command } from "commander";
+import { type Command, InvalidArgumentError } from "commander";
 import { print } from "../src/cli/terminal.ts";
 import { CommandError, UsageError, withJson } from "../src/cli/usage.ts";
 import { type Panel, svgChart, writeCharts } from "./chart.ts";
@@ -47,6 +47,15 @@ export function parseAgainst<T extends string>(text: string, systems: readonly T
       `--against has "${wrong}"; it must be all, none, or a list of ${systems.slice(1).join(", ")}.`,
     );
   return systems.filter((name, index) => index === 0 || names.includes(name));
+}
+
+/** Returns a parser for a flag's value: an integer from `low` to `high`. */
+export function integerFrom(low: number, high: number): (text: string) => number {
+  return (text) => {
+    const value = /^\d+$/.test(text) ? Number(text) : NaN;
+    if (value >= low && value <= high) return value;
+    throw new InvalidArgumentError(`It must be an integer from ${low} to ${high}.`);
+  };
 }
 
 /** After this time a round counts as hung. */

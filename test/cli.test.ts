@@ -74,6 +74,7 @@ test("invalid usage is one line on stderr and exit code 2", () => {
     ["bench", "stdio", "--against", "unix-socket"],
     ["bench", "busy", "--situations", "quiet,party"],
     ["bench", "busy", "--against", "fetch-tcp"],
+    ["bench", "busy", "--slots", "257"],
     ["bench", "constructor"],
   ]) {
     const { code, out, err } = slotbus(...args);

@@ -1,11 +1,11 @@
 /**
- * One client process of the suite `busy`, with the other process or thread of its system: `bun cell.ts cell SYSTEM`. Runs the
- * orders of its parent. Its place (processor, control group) is inherited by all that it starts.
+ * One client process of the suite `busy`, with the other process or thread of its system: `bun cell.ts cell SYSTEM [SLOTS]`.
+ * `SLOTS` is the number of slots of slotbus. Runs the orders of its parent. Its place (processor, control group) is inherited by all that it starts.
  */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { closedLoop, makeBodies, offeredLoop, type Round, sparseLoop } from "../measure.ts";
-import { type Contestant, type Introduction, start, type SystemName, Workspace } from "../systems.ts";
+import { type Contestant, type Introduction, start, startSlotbus, type SystemName, Workspace } from "../systems.ts";
 
 /** What to measure. A round ends after `ms`. */
 export type Order = { ms: number } & (
@@ -68,10 +68,13 @@ async function run(contestant: Contestant, order: Order): Promise<Outcome> {
 }
 
 if (import.meta.main) {
-  const [, system] = process.argv.slice(2);
+  const [, address = ""] = process.argv.slice(2);
+  const [system, slots] = address.split(" ");
   const workspace = new Workspace();
   process.on("disconnect", () => process.exit()).on("SIGTERM", () => process.exit()); // disposes the workspace
-  const contestant = await start(system as SystemName, workspace);
+  const contestant = slots
+    ? await startSlotbus(workspace, Number(slots))
+    : await start(system as SystemName, workspace);
   process.on("message", (order: Order) => {
     const running = Promise.race([run(contestant, order), workspace.failed]);
     running.then(

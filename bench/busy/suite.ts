@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
+import { busOptions, SLOTS_MAX } from "../../src/bus/options.ts";
 import { CommandError, newCommand, UsageError } from "../../src/cli/usage.ts";
 import type { Panel } from "../chart.ts";
 import { alternate, round } from "../measure.ts";
@@ -21,6 +22,7 @@ import {
   type CommonFlags,
   compile,
   guarded,
+  integerFrom,
   inWorkspace,
   modeOf,
   parseAgainst,
@@ -92,7 +94,8 @@ const PRESETS: Record<Mode, Preset> = {
   },
 };
 
-type Plan = Preset & { mode: Mode; systems: SystemName[] };
+/** `slots`: number of slots of slotbus; `null`: its default. */
+type Plan = Preset & { mode: Mode; systems: SystemName[]; slots: number | null };
 
 interface Result {
   machine: Machine;
@@ -112,9 +115,9 @@ interface Cell {
   stop(): Promise<void>;
 }
 
-async function startCell(system: SystemName, situation: Situation, workspace: Workspace): Promise<Cell> {
+async function startCell(contestant: string, situation: Situation, workspace: Workspace): Promise<Cell> {
   let settle: ((answer: Answer) => void) | null = null;
-  const peer: Peer = await workspace.start("cell", system, {
+  const peer: Peer = await workspace.start("cell", contestant, {
     program: Bun.resolveSync("./cell", import.meta.dir),
     inside: (command) => situation.inside(command),
     onMessage: (message) => settle?.(message as Answer),
@@ -215,7 +218,9 @@ class Run {
 
   #start(system: SystemName): Promise<Cell[]> {
     const { pairs } = this.#situation;
-    return Promise.all(Array.from({ length: pairs }, () => startCell(system, this.#situation, this.#workspace)));
+    const { slots } = this.#plan;
+    const contestant = system === "slotbus" && slots !== null ? `${system} ${slots}` : system;
+    return Promise.all(Array.from({ length: pairs }, () => startCell(contestant, this.#situation, this.#workspace)));
   }
 
   async #together(system: SystemName, cells: readonly Cell[], order: Order): Promise<Outcome> {
@@ -357,14 +362,15 @@ export function command(): Command {
     `against ${RIVAL}, fewer and shorter rounds; takes 3 minutes (a full run takes half an hour)`,
     "two situations; takes a few seconds",
   )
+    .option("--slots <n>", `slots of slotbus (default: ${busOptions.rows.slots.fallback})`, integerFrom(1, SLOTS_MAX))
     .option("--situations <list>", `where to measure: a list of ${EVERYWHERE.join(", ")} (default: all)`)
     .addHelpText("after", "\nNeeds a C compiler. A quota needs root.")
-    .action(async (flags: CommonFlags & { situations?: string }) => {
+    .action(async (flags: CommonFlags & { situations?: string; slots?: number }) => {
       const mode = modeOf(flags);
       const preset = PRESETS[mode];
       const situations = flags.situations === undefined ? preset.situations : parseSituations(flags.situations);
       const systems = parseAgainst(flags.against ?? preset.against, SYSTEMS);
-      const plan: Plan = { ...preset, mode, situations, systems };
+      const plan: Plan = { ...preset, mode, situations, systems, slots: flags.slots ?? null };
       await present(flags, (say) => runAll(plan, say), { report, title: "Requests on a busy machine", panels });
     });
 }

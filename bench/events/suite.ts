@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import type { Command } from "commander";
-import { CommandError, newCommand, UsageError } from "../../src/cli/usage.ts";
+import { CommandError, newCommand } from "../../src/cli/usage.ts";
 import { alternate, median, round } from "../measure.ts";
 import type { Panel } from "../chart.ts";
 import {
@@ -21,6 +21,7 @@ import {
   type CommonFlags,
   compile,
   guarded,
+  integerFrom,
   inWorkspace,
   modeOf,
   parseAgainst,
@@ -296,12 +297,6 @@ function panels({ rows }: Result): Panel[] {
 
 const MOST_LOOPS = 64;
 
-function parseLoops(text: string): number {
-  const loops = Number(text);
-  if (Number.isInteger(loops) && loops >= 0 && loops <= MOST_LOOPS) return loops;
-  throw new UsageError(`--loops is "${text}"; it must be an integer from 0 to ${MOST_LOOPS}.`);
-}
-
 export function command(): Command {
   const suite = newCommand("events", "measure one publisher and many subscribers", [
     "slotbus bench events --quick --json > result.json",
@@ -312,12 +307,16 @@ export function command(): Command {
     "fewer and shorter rounds; takes up to 60 s",
     "a few rounds; takes a few seconds",
   )
-    .option("--loops <n>", "number of busy loops that run meanwhile; needs a C compiler (default: 0)")
+    .option(
+      "--loops <n>",
+      "number of busy loops that run meanwhile; needs a C compiler (default: 0)",
+      integerFrom(0, MOST_LOOPS),
+    )
     .addHelpText("after", "\nredis and nats need the programs redis-server and nats-server.")
-    .action(async (flags: CommonFlags & { loops?: string }) => {
+    .action(async (flags: CommonFlags & { loops?: number }) => {
       const mode = modeOf(flags);
       const systems = parseAgainst(flags.against ?? "all", SYSTEMS);
-      const plan: Plan = { ...PRESETS[mode], mode, systems, loops: parseLoops(flags.loops ?? "0") };
+      const plan: Plan = { ...PRESETS[mode], mode, systems, loops: flags.loops ?? 0 };
       await present(flags, (say) => runAll(plan, say), { report, title: "One publisher, many subscribers", panels });
     });
 }
