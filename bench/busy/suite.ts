@@ -3,8 +3,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { busOptions, SLOTS_MAX } from "../../src/bus/options.ts";
 import { CommandError, newCommand, UsageError } from "../../src/cli/usage.ts";
+import { C } from "../../src/native/abi.ts";
 import type { Panel } from "../chart.ts";
 import { alternate, round } from "../measure.ts";
 import {
@@ -362,7 +362,7 @@ export function command(): Command {
     `against ${RIVAL}, fewer and shorter rounds; takes 3 minutes (a full run takes half an hour)`,
     "two situations; takes a few seconds",
   )
-    .option("--slots <n>", `slots of slotbus (default: ${busOptions.rows.slots.fallback})`, integerFrom(1, SLOTS_MAX))
+    .option("--slots <n>", "number of slots of slotbus (default: that of a bus)", integerFrom(1, C.SB_SLOTS_MAX))
     .option("--situations <list>", `where to measure: a list of ${EVERYWHERE.join(", ")} (default: all)`)
     .addHelpText("after", "\nNeeds a C compiler. A quota needs root.")
     .action(async (flags: CommonFlags & { situations?: string; slots?: number }) => {
