@@ -1,6 +1,7 @@
 /**
- * One client process of the suite `busy`, with the other process or thread of its system: `bun cell.ts cell SYSTEM [SLOTS]`.
- * `SLOTS` is the number of slots of slotbus. Runs the orders of its parent. Its place (processor, control group) is inherited by all that it starts.
+ * One client process of the suite `busy`, with the other process or thread of its system: `bun cell.ts cell "SYSTEM [SLOTS]"`.
+ * `SLOTS` is the number of slots of slotbus. Runs the orders of its parent. Its place (processor, control group) is inherited by
+ * all that it starts.
  */
 
 import { readdirSync, readFileSync } from "node:fs";

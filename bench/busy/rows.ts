@@ -48,11 +48,11 @@ export function together(outcomes: readonly Outcome[]): Outcome {
   return { latencies, seconds: Math.max(...outcomes.map(({ seconds }) => seconds)), cpu };
 }
 
-/** The first requests of an outcome with `inFlight` requests in flight in each of `pairs` pairs. */
-export function firstOf({ latencies }: Outcome, inFlight: number, pairs: number): Outcome {
+/** The first requests of the first pair of an outcome with `inFlight` requests in flight. */
+export function firstOf({ latencies }: Outcome, inFlight: number): Outcome {
   const first = latencies.slice(0, FIRST_REQUESTS);
   const busyNs = first.reduce((sum, ns) => sum + ns, 0);
-  return { latencies: first, seconds: busyNs / (inFlight * pairs) / 1e9, cpu: null };
+  return { latencies: first, seconds: busyNs / inFlight / 1e9, cpu: null };
 }
 
 function p99(latencies: Float64Array): number {

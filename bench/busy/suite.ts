@@ -192,7 +192,7 @@ class Run {
       }
       const first = [...results].map(([system, outcomes]): [SystemName, Outcome[]] => [
         system,
-        outcomes.map((outcome) => firstOf(outcome, inFlight, this.#situation.pairs)),
+        outcomes.map((outcome) => firstOf(outcome, inFlight)),
       ]);
       this.rows.push(...rowsOf(this.#name, `start-${inFlight}`, new Map(first)));
       this.rows.push(...rowsOf(this.#name, kind, results));
