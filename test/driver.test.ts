@@ -156,6 +156,12 @@ test("a side that is woken again and again leaves the other side's processor; af
   await until(() => side.parked, "parked");
   now += 1; // longer than a wake-up: it counts from the start again
   for (let i = 0; i < 4; i++) expect(await wake()).toBe(2);
+  for (let i = 0; i < 20; i++) await wake();
+  const moved = side.spreads;
+  expect(await wake()).toBe(moved); // so many vain spins: it gave up
+  now += 1;
+  for (let i = 0; i < 4; i++) expect(await wake()).toBe(moved);
+  expect(await wake()).toBe(moved + 1);
   driver.stop();
 });
 

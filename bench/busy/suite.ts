@@ -179,7 +179,7 @@ class Run {
     const { cases, systems, starts } = this.#plan;
     for (const inFlight of IN_FLIGHT) {
       const kind: Case = `first-${inFlight}`;
-      if (!cases.includes(kind) || starts === 0) continue;
+      if (!cases.includes(kind)) continue;
       say(`${SITUATIONS[this.#name].title}: ${kind}`);
       const results = new Map(systems.map((system): [SystemName, Outcome[]] => [system, []]));
       for (let start = 0; start < starts; start++) {

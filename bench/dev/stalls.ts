@@ -117,7 +117,7 @@ function trace(): void {
   try {
     const self = [process.execPath, import.meta.path, "run", ...process.argv.slice(2)];
     const child = Bun.spawnSync([...record, ...self], { stdio: ["ignore", "pipe", "inherit"] });
-    if (child.exitCode !== 0) process.exit(1);
+    if (child.exitCode !== 0) throw new Error(`perf ended with code ${child.exitCode}`);
     const { pids, requests, stalls } = JSON.parse(child.stdout.toString()) as Run;
     const script = Bun.spawnSync(["perf", "script", "-i", data, "-F", "cpu,time,event,trace", "--ns"]);
     const many = `no response for ${values.ms} ms or longer: ${stalls.length}`;

@@ -486,6 +486,13 @@ export const libraryRules: LibraryRule[] = [
     test: "a side that is woken again and again leaves",
   },
   {
+    rule: "a side that gave up spinning moves when messages follow one another again",
+    file: "wires/memory/driver.ts",
+    edits: [["this.#streak === STREAK) this.#vain = 0;", "this.#streak === STREAK) {}"]],
+    suite: "driver",
+    test: "a side that is woken again and again leaves",
+  },
+  {
     rule: "a pause ends the messages that follow one another",
     file: "wires/memory/driver.ts",
     edits: [["      this.#streak = 0;\n", ""]],
