@@ -158,7 +158,7 @@ test("a side that is woken again and again leaves the other side's processor; af
   for (let i = 0; i < 4; i++) expect(await wake()).toBe(2);
   for (let i = 0; i < 20; i++) await wake();
   const moved = side.spreads;
-  expect(await wake()).toBe(moved); // so many vain spins: it gave up
+  expect(await wake()).toBe(moved); // it gave up after eight vain spins
   now += 1;
   for (let i = 0; i < 4; i++) expect(await wake()).toBe(moved);
   expect(await wake()).toBe(moved + 1);
