@@ -11,8 +11,8 @@
 const std = @import("std");
 
 const sources = [_][]const u8{
-    "abi.c",         "stats.c", "region.c", "attach.c", "stream.c", "wait.c", "slot_client.c",
-    "slot_worker.c", "serve.c", "lock.c",   "ring.c",   "lease.c",  "fleet.c", "fleet_file.c",
+    "abi.c",         "stats.c", "region.c", "name.c", "door.c", "attach.c", "stream.c", "wait.c", "slot_client.c",
+    "slot_worker.c", "serve.c", "sessions.c", "lock.c", "ring.c", "lease.c", "fleet.c", "fleet_file.c",
 };
 
 const test_sources = [_][]const u8{

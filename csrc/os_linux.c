@@ -276,6 +276,19 @@ static struct flock bytes_of(short type, uint64_t start, uint64_t bytes)
 		                   .l_start = (off_t)start, .l_len = (off_t)bytes };
 }
 
+int32_t os_file_share(int fd)
+{
+	struct flock lock = bytes_of(F_RDLCK, 0, 1);
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
+	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
+}
+
+bool os_lock_is_shared(int fd)
+{
+	struct flock lock = bytes_of(F_WRLCK, 0, 1);
+	return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_RDLCK;
+}
+
 int32_t os_bytes_lock(int fd, uint64_t start)
 {
 	struct flock lock = bytes_of(F_WRLCK, start, 1);
@@ -333,15 +346,15 @@ int os_file_reopen(int fd)
 	return open(path, O_RDWR | O_CLOEXEC);
 }
 
-int32_t os_socket_open(void)
+int32_t os_socket_open(int type)
 {
-	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	return socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
 /* Goes through the directory's descriptor: nobody can swap the directory, and a long path fits. */
-int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes)
+int32_t os_socket_path(int dir, const char *file, char *out, size_t out_bytes)
 {
-	int length = snprintf(out, out_bytes, "/proc/self/fd/%d/%s.sock", dir, name);
+	int length = snprintf(out, out_bytes, "/proc/self/fd/%d/%s", dir, file);
 	return length > 0 && (size_t)length < out_bytes ? 0 : -SB_ENAME;
 }
 

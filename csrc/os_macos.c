@@ -71,11 +71,19 @@ int32_t os_file_lock(int fd)
 {
 	return unsupported();
 }
-int32_t os_socket_open(void)
+int32_t os_file_share(int fd)
 {
 	return unsupported();
 }
-int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes)
+bool os_lock_is_shared(int fd)
+{
+	return false;
+}
+int32_t os_socket_open(int type)
+{
+	return unsupported();
+}
+int32_t os_socket_path(int dir, const char *file, char *out, size_t out_bytes)
 {
 	return unsupported();
 }

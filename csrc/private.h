@@ -225,7 +225,7 @@ struct sb_worker {
 	int dir;
 	int fd;
 	uint32_t concurrency;
-	char name[SB_NAME_MAX + 1];
+	char name[SB_NAME_MAX + 4]; /* NAME or NAME@K */
 	uint8_t inbox[SB_MESSAGE_MAX];
 	uint32_t inbox_bytes;
 	uint32_t role;
@@ -239,6 +239,8 @@ struct sb_worker {
 	uint64_t pending[4]; /* hints taken and not claimed yet */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 	uint64_t claimed[SB_SLOTS_MAX];    /* of the last claim in a slot */
+	uint32_t running;                  /* claims that have not ended */
+	uint32_t told_elsewhere;
 	struct flow flow[SB_SLOTS_MAX];
 	uint8_t *head; /* serve.c: copy of a head, then its strings from head_limit on */
 	uint32_t spin_ns;
@@ -271,6 +273,7 @@ int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
 int32_t link_open(struct sb_client *client, uint32_t concurrency);
 void link_forget(struct sb_client *client, uint32_t index);
+bool address_is_valid(const char *address); /* NAME or NAME@K */
 struct file_name with_suffix(const char *name, const char *suffix);
 bool file_is_named(int dir, const char *file, int fd); /* the name leads to the open file */
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
@@ -286,6 +289,12 @@ void client_shows_cpu(struct sb_client *client);
 void worker_shows_cpu(struct sb_worker *worker);
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);
+int32_t worker_take(struct sb_worker *worker); /* as sb_slot_take, without a spin */
+void worker_parks(struct sb_worker *worker, uint32_t how);
+bool worker_finds(const struct sb_worker *worker, bool can_take); /* work, after worker_parks */
+void worker_unparks(struct sb_worker *worker);
+int32_t worker_drains(struct sb_worker *worker); /* reads the socket; 0, or -SB_ECLOSED */
+bool leave_cpu_of(struct mover *mover, const struct sb_park *other);
 bool worker_can_serve(struct sb_worker *worker); /* false: out of memory */
 
 /* ---- what differs between operating systems ---------------------------------------------- */
@@ -309,8 +318,10 @@ uint64_t os_file_size_limit(void);
 int32_t os_dir_traverse(const char *path);        /* opens a directory that we may not list */
 bool os_dir_set_mode(int fd, uint32_t mode);      /* for a descriptor of os_dir_traverse */
 int32_t os_file_lock(int fd);                     /* 0, or -SB_EEXISTS */
-int32_t os_socket_open(void);                     /* unix stream, non-blocking, close-on-exec */
-int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes);
+int32_t os_file_share(int fd);                    /* read lock on byte 0; 0, or -SB_EEXISTS */
+bool os_lock_is_shared(int fd);                   /* others hold a read lock on byte 0 */
+int32_t os_socket_open(int type);                 /* unix socket, non-blocking, close-on-exec */
+int32_t os_socket_path(int dir, const char *file, char *out, size_t out_bytes);
 int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd);
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);
 bool os_socket_hung_up(int fd);

@@ -62,6 +62,7 @@ extern "C" {
 	X(SB_ABI, SB_ABI_VERSION, "version of the shared layout and of the control messages")       \
 	X(SB_SLOTS_MAX, 256, "slots of a region; they fill four words of hint bits")                \
 	X(SB_LINKS_MAX, 64, "workers of one bus at a time")                                         \
+	X(SB_CLIENTS_MAX, 64, "clients of a shared bus at a time")                                  \
 	X(SB_NAME_MAX, 64, "bytes of a bus name")                                                   \
 	X(SB_PAYLOAD_MAX, 1073741824, "bytes of a body; fits an ArrayBuffer and a 32-bit length")   \
 	X(SB_HEAD_MIN, 1024, "bytes; lowest head limit, so that an error's text fits")              \
@@ -123,9 +124,10 @@ enum sb_state {
 	X(SB_EBUSY, 17, "no slot or no credit is free, or the owner of a lock is stopped")          \
 	X(SB_EUNSUPPORTED, 18, "this operating system lacks a feature that slotbus needs")          \
 	X(SB_ETIMEDOUT, 19, "timed out")                                                            \
-	X(SB_EFULL, 20, "the bus has 64 workers, or all members or leases of the fleet are taken")  \
+	X(SB_EFULL, 20, "all workers or clients of a bus, or members or leases of a fleet, are in use") \
 	X(SB_EGEOMETRY, 21, "the existing fleet has other sizes than requested")                    \
-	X(SB_ENOSPACE, 22, "no space is left on the file system")
+	X(SB_ENOSPACE, 22, "no space is left on the file system")                                   \
+	X(SB_ESHARED, 23, "live clients share this name")
 
 enum sb_error {
 	SB_ERRORS(SB_VALUE)
@@ -231,7 +233,8 @@ enum { SB_PARK_NONE = 0, SB_PARK_SOCKET = 1, SB_PARK_FUTEX = 2 };
 struct sb_worker_counters { /* 64 bytes; only the worker writes them */
 	uint64_t claimed, completed, stale;
 	uint64_t turns; /* polls and parks of the event loop, only compared; 0: no event loop */
-	uint64_t reserved[4];
+	uint64_t elsewhere; /* requests that the worker runs for other clients */
+	uint64_t reserved[3];
 };
 
 struct sb_request_line { /* 64 bytes; both sides write status, the client writes the rest */
@@ -426,7 +429,7 @@ SB_API int32_t sb_error_number(void);
 /* Returns the -SB_E* of this thread's last failure; says why a function returned NULL. */
 SB_API int32_t sb_error_last(void);
 
-/* ---- runtime directory and name (attach.c) ----------------------------------------------- */
+/* ---- runtime directory and name (name.c) ------------------------------------------------- */
 
 /* Opens the runtime directory and returns a descriptor. It must belong to this user and be closed
  * to others. create: makes the directory if it is absent, with its exact mode despite the umask;
@@ -436,16 +439,38 @@ SB_API int32_t sb_error_last(void);
 SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
 /* Returns 0, or -SB_ENAME if the name is not valid. */
 SB_API int32_t sb_name_check(const char *name);
-/* Locks NAME.lock and removes a leftover NAME.sock, which is stale because its owner would hold the
- * lock. Returns a descriptor; the lock lasts until it is closed. Fails with -SB_EEXISTS (*owner_pid
- * is the holder, as information), -SB_EPERM (NAME.lock is not a regular file of this user, or has a
- * second name), -SB_EFILES, -SB_ESYS, -SB_EAGAIN (the file was removed again and again). */
+/* Locks NAME.lock for the owner, the only client, and removes leftover sockets, which are stale
+ * because their clients would hold the lock. Returns a descriptor; the lock lasts until it is
+ * closed. Fails with -SB_EEXISTS (*owner_pid is the owner, as information), -SB_ESHARED, -SB_EPERM
+ * (NAME.lock is not a regular file of this user, or has a second name), -SB_EFILES, -SB_ESYS,
+ * -SB_EAGAIN (the file was removed again and again). */
 SB_API int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid);
-/* Sets the mode of NAME.sock: 0600, or 0666 when shared. Fails with -SB_ESYS. */
-SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared);
-/* Unlinks NAME.sock and NAME.lock, then closes the lock. */
-SB_API void sb_name_unlock(int32_t dir, const char *name, int32_t lock);
+/* Locks NAME.lock for one of up to SB_CLIENTS_MAX clients of a shared bus; *out is its number.
+ * Fails like sb_name_lock; with -SB_EEXISTS *out is the owner's pid; with -SB_EFULL. */
+SB_API int32_t sb_name_share(int32_t dir, const char *name, uint32_t *out);
+/* client: a number, or -1 for the owner. Renames NAME.new or NAME@client.new, where the socket was
+ * made, to .sock, with mode 0600, or 0666 when shared. Fails with -SB_ESYS. */
+SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t client, int32_t shared);
+/* Unlinks the client's socket, and NAME.lock if nobody else uses it, then closes the lock. */
+SB_API void sb_name_unlock(int32_t dir, const char *name, int32_t client, int32_t lock);
+/* Returns 1 when NAME.sock exists, else 0, and in clients[0..1] the bits of the clients whose
+ * socket exists. It may be stale. */
+SB_API int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *clients);
 SB_API void sb_fd_close(int32_t fd);
+
+/* ---- doors (door.c) ---------------------------------------------------------------------- */
+
+enum { SB_DOOR_ID = 16 }; /* characters of the id of a door */
+
+/* Makes a door: returns a datagram socket at NAME@ID.door, readable when a client has come; writes
+ * the id and NUL to id. shared: other users may knock. Fails with -SB_ENAME, -SB_EPERM (the
+ * directory belongs to another user), -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_door_open(int32_t dir, const char *name, int32_t shared, char *id);
+/* Unlinks the door; the caller closes its descriptor. */
+SB_API void sb_door_close(int32_t dir, const char *name, const char *id);
+/* Knocks at all doors of the name and removes those of dead workers. Returns the number of knocks;
+ * 0 if the directory cannot be listed. Fails with -SB_ENAME, -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_door_knock(int32_t dir, const char *name);
 
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
 
@@ -510,6 +535,8 @@ SB_API void sb_link_drop(struct sb_client *client, uint32_t link, int32_t how);
 SB_API const void *sb_link_arenas(const struct sb_client *client, uint32_t link);
 SB_API double sb_client_stride(const struct sb_client *client);
 SB_API uint32_t sb_link_life(const struct sb_client *client, uint32_t link);
+/* Returns the number of requests that the worker runs for other clients, as it says. */
+SB_API uint32_t sb_link_elsewhere(const struct sb_client *client, uint32_t link);
 /* Returns 1 when the worker waits for a bell, and 0 after a bell was sent, heard or not. */
 SB_API int32_t sb_link_parked(const struct sb_client *client, uint32_t link);
 /* Returns 1 when the worker's event loop has run since the last call, or when the worker has none;
@@ -629,8 +656,9 @@ SB_API double sb_slot_round_trip(const struct sb_client *client, uint32_t link, 
 
 /* ---- the worker (slot_worker.c, attach.c, wait.c) ---------------------------------------- */
 
-/* Starts to connect; never blocks. Continue with sb_worker_step. NULL: see sb_error_last()
- * (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
+/* Starts to connect to the owner of a name, or to client K of a shared one with the name NAME@K;
+ * never blocks. Continue with sb_worker_step. NULL: see sb_error_last() (-SB_ENAME, -SB_EFILES,
+ * -SB_ENOMEM, -SB_ESYS). */
 SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency);
 /* Makes the next step of the handshake. Returns 0 (attached), -SB_EAGAIN, the error with which the
  * client refused, or -SB_ENOBUS, -SB_EPERM, -SB_EVERSION, -SB_EPROTO, -SB_ECORRUPT, -SB_ECLOSED,
@@ -687,6 +715,44 @@ SB_API int32_t sb_worker_spread(struct sb_worker *worker);
  * client has ended. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
+/* ---- the sessions of a worker (sessions.c) --------------------------------------------------
+ * A worker of a shared bus has a session with each client. It polls, parks and waits over all of
+ * them with these functions, instead of those of one worker. */
+
+struct sb_sessions;
+
+enum {
+	SB_SESSION_SHIFT = 4, /* a result: SB_SESSION_*, then the index of the session */
+	SB_SESSION_TAKEN = 1, /* claimed: sb_worker_request of the session has the request */
+	SB_SESSION_MOVED = 2, /* the rings of a running slot moved */
+	SB_SESSION_ENDED = 3, /* the client has ended or broke the protocol: leave it */
+	SB_SESSION_KNOCK = 4, /* somebody knocked at the door */
+};
+
+/* Returns a handle without sessions. NULL: -SB_ENOMEM. */
+SB_API struct sb_sessions *sb_sessions_open(void);
+/* Frees the handle, not the workers. */
+SB_API void sb_sessions_close(struct sb_sessions *sessions);
+/* Adds an attached worker. Returns its index. Fails with -SB_EINVAL (not attached), -SB_EFULL. */
+SB_API int32_t sb_sessions_add(struct sb_sessions *sessions, struct sb_worker *worker);
+/* Removes a session; call it before sb_worker_close. */
+SB_API void sb_sessions_remove(struct sb_sessions *sessions, uint32_t index);
+/* Claims one request, spinning up to spin_ns for it, and starts the next poll at the session after
+ * it. Without can_take it reports only running streams. Returns 0 (none), or SB_SESSION_TAKEN,
+ * _MOVED or _ENDED with the index. */
+SB_API int32_t sb_sessions_take(struct sb_sessions *sessions, uint32_t spin_ns, int32_t can_take);
+/* As the functions of one worker, for all sessions. */
+SB_API int32_t sb_sessions_has_more(const struct sb_sessions *sessions);
+SB_API void sb_sessions_hold(struct sb_sessions *sessions);
+SB_API void sb_sessions_ring(struct sb_sessions *sessions);
+SB_API int32_t sb_sessions_park(struct sb_sessions *sessions, int32_t can_take);
+SB_API void sb_sessions_unpark(struct sb_sessions *sessions);
+SB_API int32_t sb_sessions_spread(struct sb_sessions *sessions);
+/* Parks and blocks until a bell, an end, a knock at the door (a descriptor; -1: none), a signal or
+ * timeout_ms (UINT32_MAX: no limit). Returns 0, SB_SESSION_KNOCK, or SB_SESSION_ENDED with the
+ * index. */
+SB_API int32_t sb_sessions_wait(struct sb_sessions *sessions, int32_t door, uint32_t timeout_ms);
+
 /* ---- observers (attach.c, stats.c) ----------------------------------------------------------
  * An observer gets only the statistics, sealed so that nobody except the client can write them. It
  * is not a worker: after the handshake it costs the client nothing until its connection ends. */
@@ -697,9 +763,10 @@ SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *name);
 /* Copies the whole struct sb_stats to out. Fails with -SB_ECLOSED (the client has ended or closed
  * the connection; out holds its last values), -SB_EINVAL (not attached yet). */
 SB_API int32_t sb_observer_read(const struct sb_worker *observer, void *out);
-/* Returns 1 when a live client has the name, else 0. Does not contact the client and takes no lock.
- * Fails with -SB_ENOBUS (there is no NAME.lock), -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
-SB_API int32_t sb_name_probe(int32_t dir, const char *name);
+/* Returns 1 when a live client owns the name, 2 when live clients share it (clients[0..1] has their
+ * bits), else 0. Contacts no client and takes no lock. Fails with -SB_ENOBUS (there is no
+ * NAME.lock), -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_name_probe(int32_t dir, const char *name, uint32_t *clients);
 
 /* ---- a blocking worker (serve.c) -------------------------------------------------------------
  * For programs without an event loop: attach, receive, answer, in one thread.

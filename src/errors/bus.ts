@@ -13,15 +13,30 @@ export class InvalidConfigError extends define("INVALID_CONFIG", asGiven) {}
  * A running bus or hub already uses this name.
  * @cure Find its process with `slotbus ls` and stop it, or choose another name. In one process, close the first.
  */
-export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid: number, isOurs: boolean = false) => ({
-  message: `A bus or hub named "${name}" is already running${ownerPid ? ` (pid ${ownerPid}${isOurs ? ", this process" : ""})` : ""}.`,
-  hint: isOurs ? "Close it first, or choose another name." : "Choose another name, or stop that process.",
-  retryable: true,
-  fields: {
-    /** Process id that the owner wrote into its lock file; 0 when unknown. For information only. */
-    ownerPid,
-  },
-})) {}
+export class BusExistsError extends define(
+  "BUS_EXISTS",
+  (name: string, ownerPid: number, state: "running" | "ours" | "owned" | "shared" = "running") => ({
+    message: existing(name, ownerPid, state),
+    hint: {
+      running: "Choose another name, or stop that process.",
+      ours: "Close it first, or choose another name.",
+      owned: "Let all its processes use SlotBus.connect, or choose another name.",
+      shared: "Join them with SlotBus.connect, or choose another name.",
+    }[state],
+    retryable: true,
+    fields: {
+      /** Process id that the owner wrote into its lock file; 0 when unknown or shared. For information only. */
+      ownerPid,
+    },
+  }),
+) {}
+
+function existing(name: string, pid: number, state: "running" | "ours" | "owned" | "shared"): string {
+  if (state === "shared") return `Bus "${name}" is shared: other processes have joined it with SlotBus.connect.`;
+  const who = pid === 0 ? "" : ` (pid ${pid}${state === "ours" ? ", this process" : ""})`;
+  if (state === "owned") return `Bus "${name}" is owned by one process${who}, which made it with SlotBus.create.`;
+  return `A bus or hub named "${name}" is already running${who}.`;
+}
 
 /**
  * No client listens on this name.

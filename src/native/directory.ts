@@ -10,6 +10,9 @@ import { C, cString, errorText, native } from "./library.ts";
 const ELSEWHERE = "set SLOTBUS_DIR, or the option `directory`, to a directory of your own in all processes of the bus";
 const { ENOMEM, ENOSPC, EDQUOT, EINTR } = constants.errno;
 
+/** Stands for the owner of a bus among the numbers of clients. */
+export const OWNER = -1;
+
 /** How a runtime directory is opened. */
 export interface DirectoryUse {
   /** Creates the directory if it does not exist. */
@@ -36,20 +39,41 @@ export function checkDirectory(directory: string, use: DirectoryUse = {}): void 
   if (dir !== null) native.sb_fd_close(dir);
 }
 
-/** Whether a live process has locked a name. When that is unknown, `problem` says why and `isAlive` is `true`. */
-export function probeName(dir: number, name: string): { isAlive: boolean; problem: string | null } {
-  const state = native.sb_name_probe(dir, cString(name));
+/** Whether live processes have locked a name. When that is unknown, `problem` says why and `isAlive` is `true`. */
+export interface ProbedName {
+  readonly isAlive: boolean;
+  /** Numbers of the clients that share the name. */
+  readonly clients: readonly number[];
+  readonly problem: string | null;
+}
+
+export function probeName(dir: number, name: string): ProbedName {
+  const bits = new Uint32Array(2);
+  const state = native.sb_name_probe(dir, cString(name), bits);
   const isKnown = state >= 0 || state === -C.SB_ENOBUS;
-  return { isAlive: state === 1 || !isKnown, problem: isKnown ? null : errorText(state) };
+  return { isAlive: state > 0 || !isKnown, clients: numbersIn(bits), problem: isKnown ? null : errorText(state) };
+}
+
+/** Returns the numbers of the clients whose bits are set. */
+export function numbersIn(bits: Uint32Array): number[] {
+  const numbers = [...Array(C.SB_CLIENTS_MAX).keys()];
+  return numbers.filter((client) => ((bits[client >> 5]! >>> (client & 31)) & 1) === 1);
 }
 
 /**
- * Locks a name like a new client. `release` removes its files. `problem` is `null` when another process has the name.
+ * Locks a name like a new client. `release` removes its files. `problem` is `null` when other processes have the name.
  */
 export function lockName(dir: number, name: string): { release(): void } | { problem: string | null } {
-  const lock = native.sb_name_lock(dir, cString(name), new Uint32Array(1));
-  if (lock < 0) return { problem: lock === -C.SB_EEXISTS ? null : errorText(lock) };
-  return { release: () => native.sb_name_unlock(dir, cString(name), lock) };
+  const text = cString(name);
+  const lock = native.sb_name_lock(dir, text, new Uint32Array(1));
+  if (lock === -C.SB_EEXISTS || lock === -C.SB_ESHARED) return { problem: null };
+  if (lock < 0) return { problem: errorText(lock) };
+  return {
+    release() {
+      native.sb_door_knock(dir, text); // removes the doors of dead workers
+      native.sb_name_unlock(dir, text, OWNER, lock);
+    },
+  };
 }
 
 /** Returns `null` if the directory can still be created, else throws. */

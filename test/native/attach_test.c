@@ -254,12 +254,12 @@ TEST("a second lock is refused with the owner's pid, by the same process too, un
 	CHECK_EQ(owner, getpid());
 	int32_t other = sb_name_lock(dir, "bus2", &owner); /* another name is free */
 	CHECK(other >= 0);
-	sb_name_unlock(dir, "bus2", other);
-	sb_name_unlock(dir, "bus", lock);
+	sb_name_unlock(dir, "bus2", -1, other);
+	sb_name_unlock(dir, "bus", -1, lock);
 	CHECK_EQ(access(at("bus.lock"), F_OK), -1);
 	lock = sb_name_lock(dir, "bus", &owner);
 	CHECK(lock >= 0);
-	sb_name_unlock(dir, "bus", lock);
+	sb_name_unlock(dir, "bus", -1, lock);
 	sb_fd_close(dir);
 	scratch_remove(scratch);
 }
@@ -291,7 +291,7 @@ TEST("a killed owner's lock is free at once, and its socket is gone")
 	CHECK_EQ(access(at("bus.sock"), F_OK), -1);
 	CHECK_EQ(sb_name_lock(dir, "bus", &owner), -SB_EEXISTS);
 	CHECK_EQ(owner, getpid()); /* it replaced the dead owner's pid */
-	sb_name_unlock(dir, "bus", lock);
+	sb_name_unlock(dir, "bus", -1, lock);
 	close(ready[0]);
 	close(ready[1]);
 	sb_fd_close(dir);
@@ -336,35 +336,36 @@ TEST("a lock on a file that was unlinked between open and lock is dropped, and t
 	CHECK_EQ(held.st_ino, named.st_ino);
 	CHECK(held.st_ino != unlinked.st_ino);
 	close(old);
-	sb_name_unlock(lease_dir, "bus", lease_result);
+	sb_name_unlock(lease_dir, "bus", -1, lease_result);
 	sb_fd_close(lease_dir);
 	scratch_remove(scratch);
 }
 
 static void probe_without_files(void)
 {
+	uint32_t clients[2];
 	int32_t dir = sb_dir_open(scratch, 0, 0);
 	forbid_files();
-	CHECK_EQ(sb_name_probe(dir, "owned"), -SB_EFILES);
+	CHECK_EQ(sb_name_probe(dir, "owned", clients), -SB_EFILES);
 	allow_files();
 }
 
 TEST("a probe says whether a name has an owner, is left over, or is absent, and takes nothing")
 {
-	uint32_t owner = 0;
+	uint32_t owner = 0, clients[2];
 	scratch_open(scratch);
 	int32_t dir = sb_dir_open(scratch, 0, 0);
-	CHECK_EQ(sb_name_probe(dir, "owned"), -SB_ENOBUS);
-	CHECK_EQ(sb_name_probe(dir, "no name"), -SB_ENAME);
+	CHECK_EQ(sb_name_probe(dir, "owned", clients), -SB_ENOBUS);
+	CHECK_EQ(sb_name_probe(dir, "no name", clients), -SB_ENAME);
 	int32_t lock = sb_name_lock(dir, "owned", &owner);
 	CHECK(lock >= 0);
-	CHECK_EQ(sb_name_probe(dir, "owned"), 1);
+	CHECK_EQ(sb_name_probe(dir, "owned", clients), 1);
 	CHECK_EQ(in_child(probe_without_files), 0);
 	close(lock); /* as if its owner was killed */
-	CHECK_EQ(sb_name_probe(dir, "owned"), 0);
+	CHECK_EQ(sb_name_probe(dir, "owned", clients), 0);
 	CHECK_EQ(symlink("owned.lock", at("link.lock")), 0);
-	CHECK_EQ(sb_name_probe(dir, "link"), -SB_EPERM);
-	CHECK_EQ(sb_name_probe(dir, "owned"), 0);
+	CHECK_EQ(sb_name_probe(dir, "link", clients), -SB_EPERM);
+	CHECK_EQ(sb_name_probe(dir, "owned", clients), 0);
 	sb_fd_close(dir);
 	scratch_remove(scratch);
 }
@@ -396,15 +397,21 @@ struct meeting {
 	uint32_t peer[2];
 };
 
-static int listen_at(int32_t dir, const char *name, int backlog)
+static int listen_as(int32_t dir, const char *name, const char *suffix, int backlog)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = os_socket_open();
+	struct file_name file = with_suffix(name, suffix);
+	int fd = os_socket_open(SOCK_STREAM);
 	CHECK(fd >= 0);
-	CHECK_EQ(os_socket_path(dir, name, address.sun_path, sizeof address.sun_path), 0);
+	CHECK_EQ(os_socket_path(dir, file.text, address.sun_path, sizeof address.sun_path), 0);
 	CHECK_EQ(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
 	CHECK_EQ(listen(fd, backlog), 0);
 	return fd;
+}
+
+static int listen_at(int32_t dir, const char *name, int backlog)
+{
+	return listen_as(dir, name, ".sock", backlog);
 }
 
 /* The worker has connected and sent its JOIN; the client's end is accepted. */
@@ -580,8 +587,8 @@ TEST("a path that no sun_path could hold works all the same")
 	name[SB_NAME_MAX] = 0;
 	int32_t dir = sb_dir_open(path, 0, 0);
 	CHECK(dir >= 0);
-	int listener = listen_at(dir, name, 1);
-	CHECK_EQ(sb_name_expose(dir, name, 1), 0);
+	int listener = listen_as(dir, name, ".new", 1);
+	CHECK_EQ(sb_name_expose(dir, name, -1, 1), 0);
 	struct sb_worker *worker = sb_worker_open(dir, name, 1);
 	uint32_t peer[2];
 	CHECK_EQ(sb_worker_step(worker, peer), -SB_EAGAIN);
@@ -596,12 +603,15 @@ TEST("a socket is exposed to its owner only, or to all when shared")
 {
 	scratch_open(scratch);
 	int32_t dir = sb_dir_open(scratch, 0, 0);
-	int listener = listen_at(dir, "bus", 1);
-	CHECK_EQ(sb_name_expose(dir, "bus", 0), 0);
+	int listener = listen_as(dir, "bus", ".new", 1);
+	CHECK_EQ(sb_name_expose(dir, "bus", -1, 0), 0);
 	CHECK_EQ(mode_of(at("bus.sock")), 0600);
-	CHECK_EQ(sb_name_expose(dir, "bus", 1), 0);
+	int again = listen_as(dir, "bus", ".new", 1); /* replaces the first */
+	CHECK_EQ(sb_name_expose(dir, "bus", -1, 1), 0);
 	CHECK_EQ(mode_of(at("bus.sock")), 0666);
-	CHECK_EQ(sb_name_expose(dir, "absent", 1), -SB_ESYS);
+	CHECK_EQ(access(at("bus.new"), F_OK), -1);
+	close(again);
+	CHECK_EQ(sb_name_expose(dir, "absent", -1, 1), -SB_ESYS);
 	CHECK_EQ(sb_error_number(), ENOENT);
 	close(listener);
 	sb_fd_close(dir);
@@ -697,7 +707,7 @@ TEST("a worker learns why it was refused also when the client has closed already
 			sb_worker_close(m.worker, 1);
 			m.worker = sb_worker_open(m.dir, "bus", 4);
 			struct sockaddr_un address = { .sun_family = AF_UNIX };
-			CHECK_EQ(os_socket_path(m.dir, "bus", address.sun_path, sizeof address.sun_path), 0);
+			CHECK_EQ(os_socket_path(m.dir, "bus.sock", address.sun_path, sizeof address.sun_path), 0);
 			CHECK_EQ(connect(m.worker->fd, (struct sockaddr *)&address, sizeof address), 0);
 			m.worker->step = JOINING;
 			m.client_fd = accept4(m.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
