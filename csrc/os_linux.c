@@ -263,24 +263,26 @@ bool os_dir_set_mode(int fd, uint32_t mode)
 	return chmod(path, mode) == 0;
 }
 
-int32_t os_file_lock(int fd)
-{
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
-	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
-}
-
 static struct flock bytes_of(short type, uint64_t start, uint64_t bytes)
 {
 	return (struct flock){ .l_type = type, .l_whence = SEEK_SET,
 		                   .l_start = (off_t)start, .l_len = (off_t)bytes };
 }
 
-int32_t os_file_share(int fd)
+static int32_t take_lock(int fd, struct flock lock)
 {
-	struct flock lock = bytes_of(F_RDLCK, 0, 1);
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
+}
+
+int32_t os_file_lock(int fd)
+{
+	return take_lock(fd, bytes_of(F_WRLCK, 0, 0));
+}
+
+int32_t os_file_share(int fd)
+{
+	return take_lock(fd, bytes_of(F_RDLCK, 0, 1));
 }
 
 bool os_lock_is_shared(int fd)

@@ -254,6 +254,30 @@ static inline void worker_turned(struct sb_worker *worker)
 	store_relaxed(&worker->map.region->counters.turns, ++worker->turns);
 }
 
+/* ---- one session of a worker (slot_worker.c, wait.c) ---------------------------------------- */
+
+/* Claims one request, spinning up to spin_ns for it. Returns 1 (claimed), 0 (none), or 2: the rings
+ * of a running slot moved, sb_worker_request has its number. Fails with -SB_ECORRUPT (leave this
+ * client), -SB_ECLOSED (not attached). */
+int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
+/* full: sb_slot_take claims no requests and reports only running streams. */
+void sb_worker_full(struct sb_worker *worker, int32_t full);
+/* Parks the worker. can_take: the worker has capacity, so a request counts as work. Returns 1
+ * (parked) or 0 (there is work). Fails with -SB_ECLOSED: not attached. */
+int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
+void sb_worker_unpark(struct sb_worker *worker);
+/* Returns 1 if there are hints that sb_slot_take has not served. */
+int32_t sb_worker_has_more(const struct sb_worker *worker);
+/* Like sb_client_hold and sb_client_ring. */
+void sb_worker_hold(struct sb_worker *worker);
+void sb_worker_ring(struct sb_worker *worker);
+/* Like sb_client_spread. */
+int32_t sb_worker_spread(struct sb_worker *worker);
+/* For a worker without an event loop: parks and blocks, first on a futex for up to SB_SLICE_MS,
+ * then in poll(2), until a bell, a signal or timeout_ms. Returns 0. Fails with -SB_ECLOSED: the
+ * client has ended. */
+int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
+
 /* ---- between the files ------------------------------------------------------------------- */
 
 struct file_name {

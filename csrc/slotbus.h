@@ -124,7 +124,7 @@ enum sb_state {
 	X(SB_EBUSY, 17, "no slot or no credit is free, or the owner of a lock is stopped")          \
 	X(SB_EUNSUPPORTED, 18, "this operating system lacks a feature that slotbus needs")          \
 	X(SB_ETIMEDOUT, 19, "timed out")                                                            \
-	X(SB_EFULL, 20, "all workers or clients of a bus, or members or leases of a fleet, are in use") \
+	X(SB_EFULL, 20, "64 workers or clients of a bus, or all members or leases of a fleet, exist") \
 	X(SB_EGEOMETRY, 21, "the existing fleet has other sizes than requested")                    \
 	X(SB_ENOSPACE, 22, "no space is left on the file system")                                   \
 	X(SB_ESHARED, 23, "live clients share this name")
@@ -405,7 +405,7 @@ struct sb_event {
 	uint32_t token;  /* low 32 bits of the slot's generation */
 };
 
-struct sb_request { /* request that sb_slot_take found */
+struct sb_request { /* a claimed request */
 	uint32_t slot;
 	uint32_t token;
 	uint32_t head_bytes;
@@ -468,8 +468,8 @@ enum { SB_DOOR_ID = 16 }; /* characters of the id of a door */
 SB_API int32_t sb_door_open(int32_t dir, const char *name, int32_t shared, char *id);
 /* Unlinks the door; the caller closes its descriptor. */
 SB_API void sb_door_close(int32_t dir, const char *name, const char *id);
-/* Knocks at all doors of the name and removes those of dead workers. Returns the number of knocks;
- * 0 if the directory cannot be listed. Fails with -SB_ENAME, -SB_EFILES, -SB_ESYS. */
+/* Knocks at all doors of the name and removes the doors of dead workers. Returns the number of
+ * knocks; 0 if the directory cannot be listed. Fails with -SB_ENAME, -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_door_knock(int32_t dir, const char *name);
 
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
@@ -678,15 +678,9 @@ SB_API void sb_worker_close(struct sb_worker *worker, int32_t detached);
 /* Returns the checked, private copy of the header. */
 SB_API const void *sb_worker_header(const struct sb_worker *worker);
 SB_API const void *sb_worker_arenas(const struct sb_worker *worker);
-/* Returns the struct sb_request that sb_slot_take fills. */
+/* Returns the struct sb_request of the last claim. */
 SB_API const void *sb_worker_request(const struct sb_worker *worker);
 
-/* Claims one request, spinning up to spin_ns for it. Returns 1 (claimed), 0 (none), or 2: the rings
- * of a running slot moved, sb_worker_request has its number. Fails with -SB_ECORRUPT (leave this
- * client), -SB_ECLOSED (not attached). */
-SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
-/* full: sb_slot_take claims no requests and reports only running streams. */
-SB_API void sb_worker_full(struct sb_worker *worker, int32_t full);
 /* CLAIMED to DONE, after the response was written; then the hint, and the bell if the client is
  * parked. status_code 0: an error. Fails with -SB_ESTALE (the caller had given up, or the token
  * does not belong to the claim; the slot is free again), -SB_EINVAL (a length above its limit, or
@@ -699,25 +693,9 @@ SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, ui
 /* Says that an event loop polls and parks from now on. The library counts the loop's turns, so that
  * the client detects a hanging worker. A worker that blocks in its handlers must not call this. */
 SB_API void sb_worker_loops(struct sb_worker *worker);
-/* Parks the worker. can_take: the worker has capacity, so a request counts as work. Returns 1
- * (parked) or 0 (there is work). Fails with -SB_ECLOSED: not attached. */
-SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
-SB_API void sb_worker_unpark(struct sb_worker *worker);
-/* Returns 1 if there are hints that sb_slot_take has not served. */
-SB_API int32_t sb_worker_has_more(const struct sb_worker *worker);
-/* Like sb_client_hold and sb_client_ring. */
-SB_API void sb_worker_hold(struct sb_worker *worker);
-SB_API void sb_worker_ring(struct sb_worker *worker);
-/* Like sb_client_spread. */
-SB_API int32_t sb_worker_spread(struct sb_worker *worker);
-/* For a worker without an event loop: parks and blocks, first on a futex for up to SB_SLICE_MS,
- * then in poll(2), until a bell, a signal or timeout_ms. Returns 0. Fails with -SB_ECLOSED: the
- * client has ended. */
-SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
-
 /* ---- the sessions of a worker (sessions.c) --------------------------------------------------
  * A worker of a shared bus has a session with each client. It polls, parks and waits over all of
- * them with these functions, instead of those of one worker. */
+ * them with these functions. */
 
 struct sb_sessions;
 
@@ -737,20 +715,24 @@ SB_API void sb_sessions_close(struct sb_sessions *sessions);
 SB_API int32_t sb_sessions_add(struct sb_sessions *sessions, struct sb_worker *worker);
 /* Removes a session; call it before sb_worker_close. */
 SB_API void sb_sessions_remove(struct sb_sessions *sessions, uint32_t index);
-/* Claims one request, spinning up to spin_ns for it, and starts the next poll at the session after
- * it. Without can_take it reports only running streams. Returns 0 (none), or SB_SESSION_TAKEN,
- * _MOVED or _ENDED with the index. */
+/* Claims one request, spinning up to spin_ns for it; the next poll starts at the session after it.
+ * Without can_take it reports only running streams. Returns 0 (none), or SB_SESSION_TAKEN (see
+ * sb_worker_request), _MOVED (sb_worker_request has the slot) or _ENDED, with the index. */
 SB_API int32_t sb_sessions_take(struct sb_sessions *sessions, uint32_t spin_ns, int32_t can_take);
-/* As the functions of one worker, for all sessions. */
+/* Returns 1 if there are hints that sb_sessions_take has not served. */
 SB_API int32_t sb_sessions_has_more(const struct sb_sessions *sessions);
+/* Like sb_client_hold and sb_client_ring. */
 SB_API void sb_sessions_hold(struct sb_sessions *sessions);
 SB_API void sb_sessions_ring(struct sb_sessions *sessions);
+/* Parks the worker. can_take: the worker has capacity, so a request counts as work. Returns 1
+ * (parked) or 0 (there is work). */
 SB_API int32_t sb_sessions_park(struct sb_sessions *sessions, int32_t can_take);
 SB_API void sb_sessions_unpark(struct sb_sessions *sessions);
+/* Like sb_client_spread. */
 SB_API int32_t sb_sessions_spread(struct sb_sessions *sessions);
-/* Parks and blocks until a bell, an end, a knock at the door (a descriptor; -1: none), a signal or
- * timeout_ms (UINT32_MAX: no limit). Returns 0, SB_SESSION_KNOCK, or SB_SESSION_ENDED with the
- * index. */
+/* For a worker without an event loop: parks and blocks until a bell, an end, a knock at the door (a
+ * descriptor; -1: none), a signal or timeout_ms (UINT32_MAX: no limit). Returns 0,
+ * SB_SESSION_KNOCK, or SB_SESSION_ENDED with the index. */
 SB_API int32_t sb_sessions_wait(struct sb_sessions *sessions, int32_t door, uint32_t timeout_ms);
 
 /* ---- observers (attach.c, stats.c) ----------------------------------------------------------

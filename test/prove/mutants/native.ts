@@ -3,7 +3,7 @@
 import type { Edits, Rule } from "./rule.ts";
 
 export type NativeFile =
-  "slot_client.c" | "slot_worker.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
+  "slot_client.c" | "slot_worker.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "name.c" | "os_linux.c";
 
 /** Group of inputs of `malformed.ts`. */
 type Part = "hello" | "refused" | "join" | "client" | "worker";
@@ -29,9 +29,7 @@ const rules: (Tested | Attacked)[] = [
   {
     rule: "a worker checks for work again after it has set `parked`",
     file: "wait.c",
-    edits: [
-      ["if (can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)) return 1;", "(void)can_take; return 1;"],
-    ],
+    edits: [["if (!worker_finds(worker, can_take)) return 1;", "(void)can_take; return 1;"]],
     test: "a parked worker is rung once for many requests",
   },
   {
@@ -259,15 +257,15 @@ const rules: (Tested | Attacked)[] = [
     edits: [
       [
         "if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;\n\treturn errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);",
-        "(void)lock;\n\treturn 0;",
+        "(void)fd, (void)lock;\n\treturn 0;",
       ],
     ],
     test: "a second lock is refused with the owner's pid, by the same process too, until the ",
   },
   {
     rule: "a lock on a file that was unlinked does not count",
-    file: "attach.c",
-    edits: [["if (!file_is_named(dir, file.text, fd)) {", "if (false) {"]],
+    file: "name.c",
+    edits: [["if (error == 0 && file_is_named(dir, file.text, fd)) return fd;", "if (error == 0) return fd;"]],
     test: "a lock on a file that was unlinked between open and lock is dropped, and the new file ",
   },
   {
@@ -379,7 +377,10 @@ const rules: (Tested | Attacked)[] = [
     rule: "a full worker that parks checks its streams",
     file: "wait.c",
     edits: [
-      ["can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)", "!can_take || !worker_has_work(worker)"],
+      [
+        "return can_take ? worker_has_work(worker) : worker_flows_moved(worker);",
+        "return can_take && worker_has_work(worker);",
+      ],
     ],
     test: "a full worker serves its streams",
   },
