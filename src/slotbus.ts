@@ -79,7 +79,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
     const resolved = { ...resolveBusOptions(options), workers };
     const { directory, name, allowedUids } = resolved;
     await closeOlder(keyOf("bus", resolved));
-    const lock = new NameLock(directory, name, allowedUids.length > 0);
+    const lock = await NameLock.own(directory, name, allowedUids.length > 0);
     let bus: SlotBus;
     try {
       bus = new SlotBus(resolved, lock, supervisor?.WorkerPool);

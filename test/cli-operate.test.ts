@@ -657,7 +657,7 @@ test("clean never removes a locked name, as of a client that is still starting, 
     await using look = await Fleet.observe({ name: "crew", directory: desk.directory });
     expect(look.members().length).toBe(1);
   } finally {
-    native.sb_name_unlock(dir, cString("starting"), lock);
+    native.sb_name_unlock(dir, cString("starting"), -1, lock);
     native.sb_fd_close(dir);
   }
 }, 20_000);
