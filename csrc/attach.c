@@ -124,25 +124,25 @@ void sb_link_stop(struct sb_client *client, uint32_t index)
 
 /* ---- the worker's side ------------------------------------------------------------------- */
 
-struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency)
+struct sb_worker *sb_worker_open(int32_t dir, const char *address, uint32_t concurrency)
 {
-	if (!address_is_valid(name)) return fail_null(-SB_ENAME, EINVAL);
+	if (address_check(address) != 0) return fail_null(-SB_ENAME, EINVAL);
 	struct sb_worker *worker = calloc(1, sizeof *worker);
 	if (worker == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
-	strcpy(worker->name, name);
+	strcpy(worker->address, address);
 	worker->dir = dir;
 	worker->concurrency = concurrency;
 	worker->role = SB_ROLE_WORKER;
-	worker->fd = os_socket_open(SOCK_STREAM);
+	worker->fd = os_socket_open();
 	if (worker->fd >= 0) return worker;
 	int number = errno;
 	free(worker);
 	return fail_null(number == EMFILE || number == ENFILE ? -SB_EFILES : -SB_ESYS, number);
 }
 
-struct sb_worker *sb_observer_open(int32_t dir, const char *name)
+struct sb_worker *sb_observer_open(int32_t dir, const char *address)
 {
-	struct sb_worker *observer = sb_worker_open(dir, name, 1);
+	struct sb_worker *observer = sb_worker_open(dir, address, 1);
 	if (observer != NULL) observer->role = SB_ROLE_OBSERVER;
 	return observer;
 }
@@ -150,8 +150,8 @@ struct sb_worker *sb_observer_open(int32_t dir, const char *name)
 static int32_t connect_step(struct sb_worker *worker)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct file_name file = with_suffix(worker->address, ".sock");
 	char *path = address.sun_path;
-	struct file_name file = with_suffix(worker->name, ".sock");
 	int32_t error = os_socket_path(worker->dir, file.text, path, sizeof address.sun_path);
 	if (error != 0) return error;
 	if (connect(worker->fd, (struct sockaddr *)&address, sizeof address) == 0) return 0;

@@ -1,5 +1,8 @@
 /*
- * name.c - the runtime directory, the locks on a name and the sockets of its clients.
+ * name.c - the runtime directory, and the locks on a name. One client owns a name, or up to
+ * SB_CLIENTS_MAX clients share it. The owner holds a write lock on the whole file NAME.lock. Client
+ * k of a shared name holds a read lock on byte 0 and a write lock on byte 1 + k. The kernel drops
+ * these locks when the process ends.
  */
 #include "private.h"
 
@@ -11,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- runtime directory ------------------------------------------------------------------- */
+/* ---- runtime directory ---------------------------------------------------------- */
 
 /* A directory of ours that even we may not use is "bare": it was made under a strict umask and does
  * not have its mode yet. Any process that may create it sets the mode, because the maker may have
@@ -59,40 +62,39 @@ int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 	return -SB_EDIR;
 }
 
-void sb_fd_close(int32_t fd)
-{
-	if (fd >= 0) close(fd);
-}
-
-/* ---- names ------------------------------------------------------------------------------- */
-
-/* Returns the length of the valid name at the start of a text. */
-static size_t name_length(const char *text)
-{
-	size_t length = 0;
-	for (;; length++) {
-		char c = text[length];
-		bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-		bool mark = length > 0 && (c == '.' || c == '_' || c == '-');
-		if (!word && !mark) return length;
-	}
-}
+/* ---- names --------------------------------------------------------------------------------- */
 
 int32_t sb_name_check(const char *name)
 {
-	size_t length = name_length(name);
-	return length > 0 && length <= SB_NAME_MAX && name[length] == 0 ? 0 : -SB_ENAME;
+	size_t length = 0;
+	for (; name[length] != 0; length++) {
+		char c = name[length];
+		bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+		bool mark = length > 0 && (c == '.' || c == '_' || c == '-');
+		if (length == SB_NAME_MAX || (!word && !mark)) return -SB_ENAME;
+	}
+	return length == 0 ? -SB_ENAME : 0;
 }
 
-bool address_is_valid(const char *address)
+int32_t client_number(const char *text, const char **end)
 {
-	size_t length = name_length(address);
-	if (address[length] != '@') return sb_name_check(address) == 0;
-	const char *digits = address + length + 1;
-	if (length == 0 || length > SB_NAME_MAX || digits[0] < '0' || digits[0] > '9') return false;
-	if (digits[1] == 0) return true;
-	if (digits[0] == '0' || digits[1] < '0' || digits[1] > '9' || digits[2] != 0) return false;
-	return strtoul(digits, NULL, 10) < SB_CLIENTS_MAX;
+	int32_t number = -1;
+	const char *at = text;
+	for (; *at >= '0' && *at <= '9' && number != 0 && at < text + 2; at++)
+		number = (number < 0 ? 0 : number * 10) + (*at - '0');
+	*end = at;
+	return number < SB_CLIENTS_MAX ? number : -1;
+}
+
+int32_t address_check(const char *address)
+{
+	char name[SB_NAME_MAX + 1] = { 0 };
+	const char *at = strchr(address, '@');
+	if (at == NULL) return sb_name_check(address);
+	size_t length = (size_t)(at - address);
+	if (length > SB_NAME_MAX || client_number(at + 1, &at) < 0 || *at != 0) return -SB_ENAME;
+	memcpy(name, address, length);
+	return sb_name_check(name);
 }
 
 struct file_name with_suffix(const char *name, const char *suffix)
@@ -102,19 +104,12 @@ struct file_name with_suffix(const char *name, const char *suffix)
 	return file;
 }
 
-/* Returns a file of one client; client below 0: of the owner. */
-static struct file_name client_file(const char *name, int32_t client, const char *suffix)
+struct file_name client_file(const char *name, int32_t client, const char *suffix)
 {
-	struct file_name file;
 	if (client < 0) return with_suffix(name, suffix);
-	snprintf(file.text, sizeof file.text, "%s@%d%s", name, (int)client, suffix);
+	struct file_name file;
+	snprintf(file.text, sizeof file.text, "%s@%d%s", name, client, suffix);
 	return file;
-}
-
-static void remove_sockets(int dir, const char *name, int32_t client)
-{
-	unlinkat(dir, client_file(name, client, ".sock").text, 0);
-	unlinkat(dir, client_file(name, client, ".new").text, 0);
 }
 
 /* True if the name still leads to the open file. A lock on an unlinked file protects nothing. */
@@ -125,21 +120,13 @@ bool file_is_named(int dir, const char *file, int fd)
 	       held.st_dev == named.st_dev && held.st_ino == named.st_ino;
 }
 
+/* ---- locks --------------------------------------------------------------------------------- */
+
 static uint32_t read_pid(int fd)
 {
 	char text[16] = { 0 };
 	if (pread(fd, text, sizeof text - 1, 0) <= 0) return 0;
 	return (uint32_t)strtoul(text, NULL, 10);
-}
-
-static int32_t write_pid(int fd)
-{
-	char text[16];
-	int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
-	if (ftruncate(fd, 0) == 0 && fchmod(fd, 0600) == 0 && /* despite the umask */
-	    pwrite(fd, text, (size_t)length, 0) == length)
-		return 0;
-	return fail_with(-SB_ESYS, errno);
 }
 
 /* Opens a regular file of this user with one name. Any other file was put there, and writing to it
@@ -160,12 +147,8 @@ static int32_t open_lock(int dir, const char *file)
 	return error;
 }
 
-/* ---- locks -----------------------------------------------------------------------------------
- * An owner holds a write lock on the whole of NAME.lock. A client of a shared bus holds a read lock
- * on byte 0 and a write lock on byte 1 + its number. */
-
-/* Takes the lock, and again if the file was unlinked between our open and our lock. */
-static int32_t lock_file(int dir, const char *name, int32_t (*lock)(int fd), uint32_t *owner_pid)
+/* Takes a lock on NAME.lock. A file that was unlinked between open and lock protects nothing. */
+static int32_t take_lock(int dir, const char *name, int32_t (*lock)(int), uint32_t *owner_pid)
 {
 	if (sb_name_check(name) != 0) return -SB_ENAME;
 	struct file_name file = with_suffix(name, ".lock");
@@ -174,42 +157,76 @@ static int32_t lock_file(int dir, const char *name, int32_t (*lock)(int fd), uin
 		if (fd < 0) return fd;
 		int32_t error = lock(fd);
 		if (error == 0 && file_is_named(dir, file.text, fd)) return fd;
-		if (error == -SB_EEXISTS) {
-			if (os_lock_is_shared(fd)) error = -SB_ESHARED;
-			else *owner_pid = read_pid(fd);
-		}
+		int32_t state = error == -SB_EEXISTS ? os_file_locked(fd) : SB_NAME_FREE;
+		if (state == SB_NAME_OWNED) *owner_pid = read_pid(fd);
 		close(fd);
-		if (error != 0) return error;
+		if (state != SB_NAME_FREE) return state == SB_NAME_OWNED ? -SB_EEXISTS : -SB_ESHARED;
+		if (error != 0 && error != -SB_EEXISTS) return error;
 	}
 	return -SB_EAGAIN;
 }
 
+static void remove_sockets(int dir, const char *name, int32_t client)
+{
+	unlinkat(dir, client_file(name, client, ".sock").text, 0);
+	unlinkat(dir, client_file(name, client, ".new").text, 0);
+}
+
 int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 {
-	int32_t fd = lock_file(dir, name, os_file_lock, owner_pid);
+	int32_t fd = take_lock(dir, name, os_file_lock, owner_pid);
 	if (fd < 0) return fd;
-	int32_t error = write_pid(fd);
-	if (error != 0) {
+	char text[16];
+	int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
+	if (ftruncate(fd, 0) != 0 || fchmod(fd, 0600) != 0 || /* despite the umask */
+	    pwrite(fd, text, (size_t)length, 0) != length) {
+		int number = errno;
 		unlinkat(dir, with_suffix(name, ".lock").text, 0); /* ours while it is locked */
 		close(fd);
-		return error;
+		return fail_with(-SB_ESYS, number);
 	}
-	for (int32_t client = -1; client < SB_CLIENTS_MAX; client++) remove_sockets(dir, name, client);
+	remove_sockets(dir, name, -1);
 	return fd;
+}
+
+/* Locks the byte of the first free client number. Returns the number. */
+static int32_t take_number(int fd)
+{
+	for (int32_t client = 0; client < SB_CLIENTS_MAX; client++) {
+		int32_t error = os_bytes_lock(fd, 1 + (uint64_t)client);
+		if (error != -SB_EBUSY) return error == 0 ? client : error;
+	}
+	return -SB_EFULL;
+}
+
+/* Drops all locks of a shared client. Removes the files of the name if no other client uses it. The
+ * last client always finds that: it tries after all others have dropped their locks. */
+static void leave(int dir, const char *name, int fd)
+{
+	struct file_name file = with_suffix(name, ".lock");
+	os_bytes_unlock(fd, 0, 0);
+	if (os_file_lock(fd) == 0 && file_is_named(dir, file.text, fd)) {
+		sweep(dir, name, fd, true);
+		unlinkat(dir, file.text, 0);
+	}
+	close(fd);
 }
 
 int32_t sb_name_share(int32_t dir, const char *name, uint32_t *out)
 {
-	int32_t fd = lock_file(dir, name, os_file_share, out);
+	int32_t fd = take_lock(dir, name, os_file_share, out);
 	if (fd < 0) return fd;
-	for (uint32_t client = 0; client < SB_CLIENTS_MAX; client++) {
-		if (os_bytes_lock(fd, 1 + client) != 0) continue;
-		remove_sockets(dir, name, (int32_t)client);
-		*out = client;
-		return fd;
+	int32_t client = take_number(fd);
+	if (client >= 0 && (fchmod(fd, 0600) != 0 || ftruncate(fd, 0) != 0)) /* no owner's pid */
+		client = fail_with(-SB_ESYS, errno);
+	if (client < 0) {
+		leave(dir, name, fd);
+		return client;
 	}
-	close(fd);
-	return -SB_EFULL;
+	remove_sockets(dir, name, -1); /* an owner would hold byte 0 */
+	remove_sockets(dir, name, client);
+	out[0] = (uint32_t)client;
+	return fd;
 }
 
 int32_t sb_name_expose(int32_t dir, const char *name, int32_t client, int32_t shared)
@@ -222,18 +239,18 @@ int32_t sb_name_expose(int32_t dir, const char *name, int32_t client, int32_t sh
 	return fail_with(-SB_ESYS, errno);
 }
 
-/* The last client unlinks the lock file: it drops its own locks before it asks for the whole, so
- * that of two that leave at once the second gets it. */
 void sb_name_unlock(int32_t dir, const char *name, int32_t client, int32_t lock)
 {
-	remove_sockets(dir, name, client);
-	if (client >= 0) os_bytes_unlock(lock, 0, 0);
-	if (client < 0 || os_file_lock(lock) == 0) {
-		struct file_name file = with_suffix(name, ".lock");
-		if (file_is_named(dir, file.text, lock)) unlinkat(dir, file.text, 0);
+	remove_sockets(dir, name, client); /* while it is locked */
+	if (client >= 0) {
+		leave(dir, name, lock);
+		return;
 	}
+	unlinkat(dir, with_suffix(name, ".lock").text, 0);
 	close(lock);
 }
+
+/* ---- who is there ------------------------------------------------------------------------ */
 
 static int32_t open_to_look(int dir, const char *name)
 {
@@ -246,30 +263,48 @@ static int32_t open_to_look(int dir, const char *name)
 	return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
 }
 
-int32_t sb_name_probe(int32_t dir, const char *name, uint32_t *clients)
+int32_t sb_name_probe(int32_t dir, const char *name)
 {
-	clients[0] = clients[1] = 0;
-	int fd = open_to_look(dir, name);
-	if (fd < 0) return fd;
-	int32_t held = os_bytes_locked(fd, 0, 0) ? 1 : 0;
-	if (held == 1 && os_lock_is_shared(fd)) held = 2;
-	for (uint32_t client = 0; held == 2 && client < SB_CLIENTS_MAX; client++)
-		if (os_bytes_locked(fd, 1 + client, 1)) clients[client / 32] |= 1u << (client % 32);
-	close(fd);
-	return held;
+	uint32_t clients[2];
+	return sb_name_clients(dir, name, clients);
 }
 
-static bool is_there(int dir, const char *name, int32_t client)
+int32_t sb_name_clients(int32_t dir, const char *name, uint32_t *out)
+{
+	out[0] = out[1] = 0;
+	int32_t fd = open_to_look(dir, name);
+	if (fd < 0) return fd;
+	int32_t state = os_file_locked(fd);
+	for (uint32_t k = 0; k < SB_CLIENTS_MAX && state == SB_NAME_SHARED; k++)
+		if (os_bytes_locked(fd, 1 + (uint64_t)k, 1)) out[k / 32] |= 1u << k % 32;
+	close(fd);
+	return state;
+}
+
+int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *out)
 {
 	struct stat status;
-	struct file_name file = client_file(name, client, ".sock");
-	return fstatat(dir, file.text, &status, AT_SYMLINK_NOFOLLOW) == 0;
+	out[0] = out[1] = 0;
+	if (sb_name_check(name) != 0) return -SB_ENAME;
+	for (int32_t k = 0; k < SB_CLIENTS_MAX; k++)
+		if (fstatat(dir, client_file(name, k, ".sock").text, &status, AT_SYMLINK_NOFOLLOW) == 0)
+			out[k / 32] |= 1u << k % 32;
+	struct file_name owner = with_suffix(name, ".sock");
+	return fstatat(dir, owner.text, &status, AT_SYMLINK_NOFOLLOW) == 0 ? 1 : 0;
 }
 
-int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *clients)
+int32_t sb_name_sweep(int32_t dir, const char *name, int32_t removes)
 {
-	clients[0] = clients[1] = 0;
-	for (int32_t client = 0; client < SB_CLIENTS_MAX; client++)
-		if (is_there(dir, name, client)) clients[client / 32] |= 1u << (client % 32);
-	return is_there(dir, name, -1) ? 1 : 0;
+	uint32_t owner;
+	int32_t fd = removes ? take_lock(dir, name, os_file_share, &owner) : open_to_look(dir, name);
+	if (fd < 0 && fd != (removes ? -SB_EEXISTS : -SB_ENOBUS)) return fd;
+	int32_t count = sweep(dir, name, fd, removes != 0);
+	if (removes && fd >= 0) leave(dir, name, fd);
+	else sb_fd_close(fd);
+	return count;
+}
+
+void sb_fd_close(int32_t fd)
+{
+	if (fd >= 0) close(fd);
 }

@@ -75,11 +75,19 @@ int32_t os_file_share(int fd)
 {
 	return unsupported();
 }
-bool os_lock_is_shared(int fd)
+int32_t os_file_locked(int fd)
+{
+	return SB_NAME_FREE;
+}
+bool os_random(void *out, size_t bytes)
 {
 	return false;
 }
-int32_t os_socket_open(int type)
+int32_t os_datagram_open(void)
+{
+	return unsupported();
+}
+int32_t os_socket_open(void)
 {
 	return unsupported();
 }

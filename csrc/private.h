@@ -225,7 +225,7 @@ struct sb_worker {
 	int dir;
 	int fd;
 	uint32_t concurrency;
-	char name[SB_NAME_MAX + 4]; /* NAME or NAME@K */
+	char address[SB_NAME_MAX + 4];
 	uint8_t inbox[SB_MESSAGE_MAX];
 	uint32_t inbox_bytes;
 	uint32_t role;
@@ -297,8 +297,12 @@ int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
 int32_t link_open(struct sb_client *client, uint32_t concurrency);
 void link_forget(struct sb_client *client, uint32_t index);
-bool address_is_valid(const char *address); /* NAME or NAME@K */
 struct file_name with_suffix(const char *name, const char *suffix);
+struct file_name client_file(const char *name, int32_t client, const char *suffix); /* -1: owner */
+int32_t client_number(const char *text, const char **end); /* decimal, without zeros before; or -1 */
+int32_t address_check(const char *address);                /* NAME, or NAME@K of a shared client */
+/* Removes or counts files of dead clients and doors. lock: descriptor of NAME.lock, or below 0. */
+int32_t sweep(int dir, const char *name, int lock, bool removes);
 bool file_is_named(int dir, const char *file, int fd); /* the name leads to the open file */
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
@@ -343,8 +347,10 @@ int32_t os_dir_traverse(const char *path);        /* opens a directory that we m
 bool os_dir_set_mode(int fd, uint32_t mode);      /* for a descriptor of os_dir_traverse */
 int32_t os_file_lock(int fd);                     /* 0, or -SB_EEXISTS */
 int32_t os_file_share(int fd);                    /* read lock on byte 0; 0, or -SB_EEXISTS */
-bool os_lock_is_shared(int fd);                   /* others hold a read lock on byte 0 */
-int32_t os_socket_open(int type);                 /* unix socket, non-blocking, close-on-exec */
+int32_t os_file_locked(int fd);                   /* SB_NAME_*: how others have locked byte 0 */
+bool os_random(void *out, size_t bytes);
+int32_t os_datagram_open(void);                   /* unix datagram, non-blocking, close-on-exec */
+int32_t os_socket_open(void);                     /* unix stream, non-blocking, close-on-exec */
 int32_t os_socket_path(int dir, const char *file, char *out, size_t out_bytes);
 int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd);
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);

@@ -62,7 +62,6 @@ extern "C" {
 	X(SB_ABI, SB_ABI_VERSION, "version of the shared layout and of the control messages")       \
 	X(SB_SLOTS_MAX, 256, "slots of a region; they fill four words of hint bits")                \
 	X(SB_LINKS_MAX, 64, "workers of one bus at a time")                                         \
-	X(SB_CLIENTS_MAX, 64, "clients of a shared bus at a time")                                  \
 	X(SB_NAME_MAX, 64, "bytes of a bus name")                                                   \
 	X(SB_PAYLOAD_MAX, 1073741824, "bytes of a body; fits an ArrayBuffer and a 32-bit length")   \
 	X(SB_HEAD_MIN, 1024, "bytes; lowest head limit, so that an error's text fits")              \
@@ -79,7 +78,9 @@ extern "C" {
 	X(SB_MOVE_US, 300, "shortest time between two moves to another processor, in us")           \
 	X(SB_RING_MAX, 262144, "bytes of a streamed body's ring; less if the arena is smaller")     \
 	X(SB_STREAMS, 65536, "flag in a method or a status: the body is streamed")                  \
-	X(SB_SLICE_MS, 20, "interval at which a blocking wait checks its peer, in ms")
+	X(SB_SLICE_MS, 20, "interval at which a blocking wait checks its peer, in ms")               \
+	X(SB_CLIENTS_MAX, 64, "clients that share one name at a time")                              \
+	X(SB_DOOR_ID_BYTES, 17, "bytes of a door's id: 16 hexadecimal digits and NUL")
 
 enum {
 	SB_LIMITS(SB_VALUE)
@@ -124,10 +125,10 @@ enum sb_state {
 	X(SB_EBUSY, 17, "no slot or no credit is free, or the owner of a lock is stopped")          \
 	X(SB_EUNSUPPORTED, 18, "this operating system lacks a feature that slotbus needs")          \
 	X(SB_ETIMEDOUT, 19, "timed out")                                                            \
-	X(SB_EFULL, 20, "64 workers or clients of a bus, or all members or leases of a fleet, exist") \
+	X(SB_EFULL, 20, "64 workers or clients are there, or the fleet has no free member or lease")   \
 	X(SB_EGEOMETRY, 21, "the existing fleet has other sizes than requested")                    \
 	X(SB_ENOSPACE, 22, "no space is left on the file system")                                   \
-	X(SB_ESHARED, 23, "live clients share this name")
+	X(SB_ESHARED, 23, "clients share this name")
 
 enum sb_error {
 	SB_ERRORS(SB_VALUE)
@@ -429,7 +430,13 @@ SB_API int32_t sb_error_number(void);
 /* Returns the -SB_E* of this thread's last failure; says why a function returned NULL. */
 SB_API int32_t sb_error_last(void);
 
-/* ---- runtime directory and name (name.c) ------------------------------------------------- */
+/* ---- runtime directory and names (name.c) ------------------------------------------------- */
+
+enum { /* state of a name */
+	SB_NAME_FREE = 0,
+	SB_NAME_OWNED = 1, /* by one client; its socket is NAME.sock */
+	SB_NAME_SHARED = 2 /* by up to SB_CLIENTS_MAX clients; the socket of client k is NAME@k.sock */
+};
 
 /* Opens the runtime directory and returns a descriptor. It must belong to this user and be closed
  * to others. create: makes the directory if it is absent, with its exact mode despite the umask;
@@ -439,38 +446,53 @@ SB_API int32_t sb_error_last(void);
 SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
 /* Returns 0, or -SB_ENAME if the name is not valid. */
 SB_API int32_t sb_name_check(const char *name);
-/* Locks NAME.lock for the owner, the only client, and removes leftover sockets, which are stale
- * because their clients would hold the lock. Returns a descriptor; the lock lasts until it is
- * closed. Fails with -SB_EEXISTS (*owner_pid is the owner, as information), -SB_ESHARED, -SB_EPERM
- * (NAME.lock is not a regular file of this user, or has a second name), -SB_EFILES, -SB_ESYS,
- * -SB_EAGAIN (the file was removed again and again). */
+/* Locks the name for its owner and removes a leftover NAME.sock, which is stale because its owner
+ * would hold the lock. Returns a descriptor; the lock lasts until it is closed. Fails with
+ * -SB_EEXISTS (*owner_pid is the holder, as information), -SB_ESHARED, -SB_EPERM (NAME.lock is not
+ * a regular file of this user, or has a second name), -SB_EFILES, -SB_ESYS, -SB_EAGAIN (the file was
+ * removed again and again). */
 SB_API int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid);
-/* Locks NAME.lock for one of up to SB_CLIENTS_MAX clients of a shared bus; *out is its number.
- * Fails like sb_name_lock; with -SB_EEXISTS *out is the owner's pid; with -SB_EFULL. */
+/* Locks the name for one of the clients that share it, and removes leftover sockets of the owner
+ * and of its number. Returns a descriptor, and the client's number in out[0]. Fails like
+ * sb_name_lock (after -SB_EEXISTS out[0] is the owner's pid), but with -SB_EFULL instead of
+ * -SB_ESHARED: SB_CLIENTS_MAX clients share the name. */
 SB_API int32_t sb_name_share(int32_t dir, const char *name, uint32_t *out);
-/* client: a number, or -1 for the owner. Renames NAME.new or NAME@client.new, where the socket was
- * made, to .sock, with mode 0600, or 0666 when shared. Fails with -SB_ESYS. */
+/* Publishes the socket that listens at NAME.new, or at NAME@k.new for client k (-1: the owner): sets
+ * its mode to 0600, or to 0666 when shared, and renames it to NAME.sock or NAME@k.sock. Fails with
+ * -SB_ESYS. */
 SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t client, int32_t shared);
-/* Unlinks the client's socket, and NAME.lock if nobody else uses it, then closes the lock. */
+/* Unlinks the client's socket and drops its lock; client: its number, or -1 for the owner. The last
+ * client also removes NAME.lock and what dead clients left. */
 SB_API void sb_name_unlock(int32_t dir, const char *name, int32_t client, int32_t lock);
-/* Returns 1 when NAME.sock exists, else 0, and in clients[0..1] the bits of the clients whose
- * socket exists. It may be stale. */
-SB_API int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *clients);
+/* Returns SB_NAME_*. Contacts no client and takes no lock. Fails with -SB_ENOBUS (there is no
+ * NAME.lock), -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_name_probe(int32_t dir, const char *name);
+/* Like sb_name_probe; sets bit k of the 64 bits in out[0..1] when client k is alive. */
+SB_API int32_t sb_name_clients(int32_t dir, const char *name, uint32_t *out);
+/* Sets bit k of the 64 bits in out[0..1] when NAME@k.sock exists, also in a directory that this
+ * user may not list. Returns 1 when NAME.sock exists, else 0. Fails with -SB_ENAME. */
+SB_API int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *out);
+/* Returns the number of files that dead clients and workers of a shared name left. removes: removes
+ * them, and NAME.lock when nobody uses the name. Fails like sb_name_share and sb_name_probe. */
+SB_API int32_t sb_name_sweep(int32_t dir, const char *name, int32_t removes);
 SB_API void sb_fd_close(int32_t fd);
 
-/* ---- doors (door.c) ---------------------------------------------------------------------- */
+/* ---- doors of workers (door.c) ------------------------------------------------------------- */
 
-enum { SB_DOOR_ID = 16 }; /* characters of the id of a door */
-
-/* Makes a door: returns a datagram socket at NAME@ID.door, readable when a client has come; writes
- * the id and NUL to id. shared: other users may knock. Fails with -SB_ENAME, -SB_EPERM (the
- * directory belongs to another user), -SB_EFILES, -SB_ESYS. */
-SB_API int32_t sb_door_open(int32_t dir, const char *name, int32_t shared, char *id);
-/* Unlinks the door; the caller closes its descriptor. */
-SB_API void sb_door_close(int32_t dir, const char *name, const char *id);
-/* Knocks at all doors of the name and removes the doors of dead workers. Returns the number of
- * knocks; 0 if the directory cannot be listed. Fails with -SB_ENAME, -SB_EFILES, -SB_ESYS. */
-SB_API int32_t sb_door_knock(int32_t dir, const char *name);
+/* Binds a datagram socket at NAME@ID.door, through which a worker hears of new clients, and returns
+ * its non-blocking descriptor. Each datagram is 4 bytes: the client's number, little endian. Open
+ * the door, then look for clients. The ID is random; out_id gets SB_DOOR_ID_BYTES bytes. shared:
+ * clients of other users may knock. Fails with -SB_ENAME, -SB_EPERM (the directory belongs to
+ * another user), -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_door_open(int32_t dir, const char *name, int32_t shared, uint8_t *out_id);
+/* Unlinks the door and closes its descriptor; below 0: its owner closes it. */
+SB_API void sb_door_close(int32_t dir, const char *name, const uint8_t *id, int32_t fd);
+/* Sends the client's number to every door of the name; never blocks. Expose the client's socket
+ * before. Unlinks the doors of dead workers. Returns the number of doors; 0 too if this user may
+ * not list the directory. */
+SB_API int32_t sb_door_knock(int32_t dir, const char *name, uint32_t client);
+/* Returns 0 when no process has the door file open, else 1. */
+SB_API int32_t sb_door_probe(int32_t dir, const char *file);
 
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
 
@@ -656,10 +678,9 @@ SB_API double sb_slot_round_trip(const struct sb_client *client, uint32_t link, 
 
 /* ---- the worker (slot_worker.c, attach.c, wait.c) ---------------------------------------- */
 
-/* Starts to connect to the owner of a name, or to client K of a shared one with the name NAME@K;
- * never blocks. Continue with sb_worker_step. NULL: see sb_error_last() (-SB_ENAME, -SB_EFILES,
- * -SB_ENOMEM, -SB_ESYS). */
-SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency);
+/* Starts to connect; never blocks. Continue with sb_worker_step. address: NAME, or NAME@K for client
+ * K of a shared name. NULL: see sb_error_last() (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
+SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *address, uint32_t concurrency);
 /* Makes the next step of the handshake. Returns 0 (attached), -SB_EAGAIN, the error with which the
  * client refused, or -SB_ENOBUS, -SB_EPERM, -SB_EVERSION, -SB_EPROTO, -SB_ECORRUPT, -SB_ECLOSED,
  * -SB_EFILES, -SB_ELIMIT, -SB_ENAME, -SB_ESYS. After -SB_EVERSION and -SB_EPERM peer[0..1] hold the
@@ -741,14 +762,10 @@ SB_API int32_t sb_sessions_wait(struct sb_sessions *sessions, int32_t door, uint
 
 /* Starts to connect, like sb_worker_open; continue with sb_worker_step, end with
  * sb_worker_close. */
-SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *name);
+SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *address);
 /* Copies the whole struct sb_stats to out. Fails with -SB_ECLOSED (the client has ended or closed
  * the connection; out holds its last values), -SB_EINVAL (not attached yet). */
 SB_API int32_t sb_observer_read(const struct sb_worker *observer, void *out);
-/* Returns 1 when a live client owns the name, 2 when live clients share it (clients[0..1] has their
- * bits), else 0. Contacts no client and takes no lock. Fails with -SB_ENOBUS (there is no
- * NAME.lock), -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
-SB_API int32_t sb_name_probe(int32_t dir, const char *name, uint32_t *clients);
 
 /* ---- a blocking worker (serve.c) -------------------------------------------------------------
  * For programs without an event loop: attach, receive, answer, in one thread.

@@ -100,7 +100,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
   ): Promise<SlotBus> {
     const { directory, name, allowedUids } = options;
     await closeOlder(keyOf("bus", options));
-    const lock = await NameLock.take(how, directory, name, allowedUids.length > 0);
+    const lock = await NameLock[how](directory, name, allowedUids.length > 0);
     let bus: SlotBus;
     try {
       bus = new SlotBus(options, lock, Pool);

@@ -54,7 +54,7 @@ test("create and connect say that the other way is in use, and what to do", asyn
   const shared = await space.client();
   const taken = await rejection<BusExistsError>(space.bus());
   expect(taken).toBeInstanceOf(BusExistsError);
-  expect(taken.message).toContain("is shared: other processes have joined it with SlotBus.connect");
+  expect(taken.message).toContain("Clients share the bus");
   expect(taken.ownerPid).toBe(0);
   await shared.close();
   const owner = await space.bus();
@@ -65,7 +65,7 @@ test("create and connect say that the other way is in use, and what to do", asyn
   const child = space.child("idle-client.ts");
   await child.line("");
   const theirs = await rejection<BusExistsError>(space.client());
-  expect(theirs.message).toContain(`is owned by one process (pid ${child.pid}), which made it with SlotBus.create`);
+  expect(theirs.message).toContain(`SlotBus.create or a hub owns the name "${space.name}" (pid ${child.pid})`);
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
 });
 
@@ -86,7 +86,7 @@ test("numbers are given out from 0 and free after a close; the 65th client is re
   const error = await rejection(space.client());
   expect(error).toMatchObject({
     code: "RESOURCE",
-    message: `Bus "${space.name}" has 64 clients, which is the largest number. Close a client, or use another name.`,
+    message: `Cannot share the name "${space.name}": it has 64 clients.`,
   });
   await buses[7]!.close();
   expect(sockets()).not.toContain(`${space.name}@7.sock`);

@@ -10,33 +10,50 @@ import { describeExit, type ExitReport } from "./exit.ts";
 export class InvalidConfigError extends define("INVALID_CONFIG", asGiven) {}
 
 /**
- * A running bus or hub already uses this name.
- * @cure Find its process with `slotbus ls` and stop it, or choose another name. In one process, close the first.
+ * `taken`: `create` met an owner; `owned`: `connect` met an owner; `shared`: `create` met clients that share the name.
+ */
+type NameConflict = "taken" | "owned" | "shared";
+
+function describeConflict(name: string, owner: string, isOurs: boolean, conflict: NameConflict): [string, string] {
+  if (conflict === "shared") {
+    return [
+      `Clients share the bus "${name}", so SlotBus.create cannot own it.`,
+      "Call SlotBus.connect to join them, or choose another name.",
+    ];
+  }
+  if (conflict === "owned") {
+    return [
+      `SlotBus.create or a hub owns the name "${name}"${owner}, so SlotBus.connect cannot share it.`,
+      "Call SlotBus.connect in all its clients, or choose another name.",
+    ];
+  }
+  return [
+    `A bus or hub named "${name}" is already running${owner}.`,
+    isOurs ? "Close it first, or choose another name." : "Choose another name, or stop that process.",
+  ];
+}
+
+/**
+ * Other clients hold this name: a running bus or hub owns it, or clients of `SlotBus.connect` share it.
+ * @cure Call `SlotBus.connect` in all clients that share a bus. Otherwise find the process with `slotbus ls` and stop it, or
+ * choose another name. In one process, close the first.
  */
 export class BusExistsError extends define(
   "BUS_EXISTS",
-  (name: string, ownerPid: number, state: "running" | "ours" | "owned" | "shared" = "running") => ({
-    message: existing(name, ownerPid, state),
-    hint: {
-      running: "Choose another name, or stop that process.",
-      ours: "Close it first, or choose another name.",
-      owned: "Let all its processes use SlotBus.connect, or choose another name.",
-      shared: "Join them with SlotBus.connect, or choose another name.",
-    }[state],
-    retryable: true,
-    fields: {
-      /** Process id that the owner wrote into its lock file; 0 when unknown or shared. For information only. */
-      ownerPid,
-    },
-  }),
+  (name: string, ownerPid: number, isOurs: boolean = false, conflict: NameConflict = "taken") => {
+    const owner = ownerPid ? ` (pid ${ownerPid}${isOurs ? ", this process" : ""})` : "";
+    const [message, hint] = describeConflict(name, owner, isOurs, conflict);
+    return {
+      message,
+      hint,
+      retryable: true,
+      fields: {
+        /** Process id that the owner wrote into its lock file; 0 when unknown or shared. For information only. */
+        ownerPid,
+      },
+    };
+  },
 ) {}
-
-function existing(name: string, pid: number, state: "running" | "ours" | "owned" | "shared"): string {
-  if (state === "shared") return `Bus "${name}" is shared: other processes have joined it with SlotBus.connect.`;
-  const who = pid === 0 ? "" : ` (pid ${pid}${state === "ours" ? ", this process" : ""})`;
-  if (state === "owned") return `Bus "${name}" is owned by one process${who}, which made it with SlotBus.create.`;
-  return `A bus or hub named "${name}" is already running${who}.`;
-}
 
 /**
  * No client listens on this name.

@@ -10,9 +10,6 @@ import { C, cString, errorText, native } from "./library.ts";
 const ELSEWHERE = "set SLOTBUS_DIR, or the option `directory`, to a directory of your own in all processes of the bus";
 const { ENOMEM, ENOSPC, EDQUOT, EINTR } = constants.errno;
 
-/** Stands for the owner of a bus among the numbers of clients. */
-export const OWNER = -1;
-
 /** How a runtime directory is opened. */
 export interface DirectoryUse {
   /** Creates the directory if it does not exist. */
@@ -33,6 +30,11 @@ export function openDirectory(directory: string, { create = false, shared = fals
   throw fileError(dir, `Cannot open the runtime directory ${directory}`);
 }
 
+/** Closes a descriptor of {@link openDirectory}; -1 is none. */
+export function closeDirectory(dir: number): void {
+  native.sb_fd_close(dir);
+}
+
 /** Throws like {@link openDirectory}. A directory that does not exist is accepted. */
 export function checkDirectory(directory: string, use: DirectoryUse = {}): void {
   const dir = openDirectory(directory, use);
@@ -40,40 +42,26 @@ export function checkDirectory(directory: string, use: DirectoryUse = {}): void 
 }
 
 /** Whether live processes have locked a name. When that is unknown, `problem` says why and `isAlive` is `true`. */
-export interface ProbedName {
-  readonly isAlive: boolean;
-  /** Numbers of the clients that share the name. */
-  readonly clients: readonly number[];
-  readonly problem: string | null;
-}
-
-export function probeName(dir: number, name: string): ProbedName {
-  const bits = new Uint32Array(2);
-  const state = native.sb_name_probe(dir, cString(name), bits);
+export function probeName(dir: number, name: string): { isAlive: boolean; problem: string | null } {
+  const state = native.sb_name_probe(dir, cString(name));
   const isKnown = state >= 0 || state === -C.SB_ENOBUS;
-  return { isAlive: state > 0 || !isKnown, clients: numbersIn(bits), problem: isKnown ? null : errorText(state) };
+  return { isAlive: state > C.SB_NAME_FREE || !isKnown, problem: isKnown ? null : errorText(state) };
 }
 
-/** Returns the numbers of the clients whose bits are set. */
-export function numbersIn(bits: Uint32Array): number[] {
-  const numbers = [...Array(C.SB_CLIENTS_MAX).keys()];
-  return numbers.filter((client) => ((bits[client >> 5]! >>> (client & 31)) & 1) === 1);
+/** Counts the files that dead clients and workers of a shared name left; `removes` removes them. `problem`: why not. */
+export function sweepName(dir: number, name: string, removes: boolean): { files: number; problem: string | null } {
+  const files = native.sb_name_sweep(dir, cString(name), removes ? 1 : 0);
+  return files >= 0 ? { files, problem: null } : { files: 0, problem: errorText(files) };
 }
 
 /**
- * Locks a name like a new client. `release` removes its files. `problem` is `null` when other processes have the name.
+ * Locks a name like a new client. `release` removes its files. `problem` is `null` when another process has the name.
  */
 export function lockName(dir: number, name: string): { release(): void } | { problem: string | null } {
-  const text = cString(name);
-  const lock = native.sb_name_lock(dir, text, new Uint32Array(1));
-  if (lock === -C.SB_EEXISTS || lock === -C.SB_ESHARED) return { problem: null };
-  if (lock < 0) return { problem: errorText(lock) };
-  return {
-    release() {
-      native.sb_door_knock(dir, text); // removes the doors of dead workers
-      native.sb_name_unlock(dir, text, OWNER, lock);
-    },
-  };
+  const lock = native.sb_name_lock(dir, cString(name), new Uint32Array(1));
+  const isTaken = lock === -C.SB_EEXISTS || lock === -C.SB_ESHARED;
+  if (lock < 0) return { problem: isTaken ? null : errorText(lock) };
+  return { release: () => native.sb_name_unlock(dir, cString(name), -1, lock) };
 }
 
 /** Returns `null` if the directory can still be created, else throws. */

@@ -2,80 +2,101 @@
 
 import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { SlotbusError, BusExistsError } from "../errors.ts";
-import { fileError, numbersIn, openDirectory, OWNER } from "./directory.ts";
+import { BusExistsError, SlotbusError } from "../errors.ts";
+import { fileError, openDirectory } from "./directory.ts";
 import { C, cString, errorText, native } from "./library.ts";
 import type { Address } from "./worker.ts";
 
-/** How long a name that is held is tried again, in ms: `clean`, or a client that ends, holds it for a moment. */
-const PATIENCE_MS = 100;
+/** Time for which a lock that is held is tried again, in ms: `clean` and a client that leaves hold it for a moment. */
+const HELD_MS = 100;
+/** Pause between two tries, in ms. */
 const PAUSE_MS = 5;
+/** Stands for the owner of a bus among the numbers of clients. */
+export const OWNER = -1;
 
-/** The lock on a name: of its owner, the only client of a bus, or of one of the clients that share it. */
+/** A lock on a name: of its only client, the owner, or of one of the clients that share it. */
 export class NameLock {
-  /** Number of the client on a shared bus; `null`: it owns the bus. */
+  /** Number of a client that shares the name; `null` for the owner. */
   readonly client: number | null;
   readonly #dir: number;
   readonly #name: Buffer;
   readonly #lock: number;
-  readonly #shared: boolean;
 
   /**
-   * Locks the name, as its owner or to share it. Creates the directory if necessary and removes leftover sockets. `shared`: other
-   * users may attach.
+   * Locks the name for its only client. Creates the directory if necessary and removes a leftover socket.
    *
-   * @throws (rejects) {BusExistsError} when the name is owned, or shared and `how` is "own"; `PERMISSION_DENIED`, `RESOURCE`.
+   * @throws (rejects) {BusExistsError} when live processes hold the name; `PERMISSION_DENIED`, `RESOURCE`.
    */
-  static async take(how: "own" | "share", directory: string, name: string, shared: boolean): Promise<NameLock> {
+  static own(directory: string, name: string, shared: boolean): Promise<NameLock> {
+    return NameLock.#take(directory, name, shared, false);
+  }
+
+  /** Locks the name for one of up to 64 clients. Rejects like {@link own}. */
+  static share(directory: string, name: string, shared: boolean): Promise<NameLock> {
+    return NameLock.#take(directory, name, shared, true);
+  }
+
+  static async #take(directory: string, name: string, shared: boolean, shares: boolean): Promise<NameLock> {
     const dir = openDirectory(directory, { create: true, shared })!;
     const text = cString(name);
     const out = new Uint32Array(1);
-    const lock = how === "own" ? native.sb_name_lock : native.sb_name_share;
-    let fd = lock(dir, text, out);
-    for (let waited = 0; isHeld(fd) && waited < PATIENCE_MS; waited += PAUSE_MS) {
+    const lock = (): number => {
+      out[0] = 0;
+      return shares ? native.sb_name_share(dir, text, out) : native.sb_name_lock(dir, text, out);
+    };
+    let taken = lock();
+    for (let tries = 0; isHeld(taken) && tries < HELD_MS / PAUSE_MS; tries++) {
       await Bun.sleep(PAUSE_MS);
-      fd = lock(dir, text, out);
+      taken = lock();
     }
-    if (fd >= 0) return new NameLock(dir, text, fd, how === "own" ? null : out[0]!, shared);
-    const error = lockError(fd, join(directory, name), out[0]!, how);
+    if (taken >= 0) return new NameLock(dir, text, taken, shares ? out[0]! : null);
+    const error = lockError(taken, join(directory, name), out[0]!, shares);
     native.sb_fd_close(dir);
     throw error;
   }
 
-  private constructor(dir: number, name: Buffer, lock: number, client: number | null, shared: boolean) {
+  private constructor(dir: number, name: Buffer, lock: number, client: number | null) {
     this.#dir = dir;
     this.#name = name;
     this.#lock = lock;
     this.client = client;
-    this.#shared = shared;
   }
 
-  /** Path at which the socket is made; does not depend on the working directory. */
+  /**
+   * Path at which to listen before {@link expose}; does not depend on the working directory. `expose` renames the socket, so a
+   * listener that unlinks this path when it stops removes nothing.
+   */
   get socketPath(): string {
+    return `/proc/self/fd/${this.#dir}/${this.#address}.new`;
+  }
+
+  /** Name of the socket without its suffix. */
+  get #address(): string {
     const name = this.#name.toString("utf8", 0, this.#name.length - 1);
-    return `/proc/self/fd/${this.#dir}/${name}${this.client === null ? "" : `@${this.client}`}.new`;
+    return this.client === null ? name : `${name}@${this.client}`;
   }
 
-  /** Gives the socket its name, so that workers can connect to it, and tells the workers. @throws `RESOURCE` */
-  expose(): void {
-    const error = native.sb_name_expose(this.#dir, this.#name, this.#number, this.#shared ? 1 : 0);
-    if (error !== 0) throw new SlotbusError("RESOURCE", `Cannot rename ${this.socketPath}: ${errorText(error)}.`);
-    native.sb_door_knock(this.#dir, this.#name);
+  /** Lets workers connect to the socket; with `shared`, workers of other users too. @throws `RESOURCE` */
+  expose(shared: boolean): void {
+    const error = native.sb_name_expose(this.#dir, this.#name, this.client ?? OWNER, shared ? 1 : 0);
+    if (error === 0) return;
+    throw new SlotbusError("RESOURCE", `Cannot listen at ${this.#address}.sock: ${errorText(error)}.`);
   }
 
-  get #number(): number {
-    return this.client ?? OWNER;
+  /** Tells the workers of a shared name that this client listens. Call after {@link expose}. */
+  knock(): void {
+    native.sb_door_knock(this.#dir, this.#name, this.client ?? 0);
   }
 
-  /** Removes the files of the name and unlocks it. Call once. */
+  /** Removes the files of the name that no other client uses, and unlocks it. Call once. */
   release(): void {
-    native.sb_name_unlock(this.#dir, this.#name, this.#number, this.#lock);
+    native.sb_name_unlock(this.#dir, this.#name, this.client ?? OWNER, this.#lock);
     native.sb_fd_close(this.#dir);
   }
 }
 
 /**
- * Returns the numbers of the clients that listen on a name, {@link OWNER} for the owner. Some may be dead. Throws as
+ * Returns the numbers of the clients that listen on a name, {@link OWNER} for its owner; some may be dead. Throws as
  * {@link openDirectory}.
  */
 export function clientsThere({ name, directory, shared }: Address): number[] {
@@ -87,21 +108,25 @@ export function clientsThere({ name, directory, shared }: Address): number[] {
   return isOwned ? [OWNER, ...numbersIn(bits)] : numbersIn(bits);
 }
 
-function isHeld(code: number): boolean {
-  return code === -C.SB_EEXISTS || code === -C.SB_ESHARED;
+/** Returns the numbers of the clients whose bits are set. */
+function numbersIn(bits: Uint32Array): number[] {
+  const numbers = [...Array(C.SB_CLIENTS_MAX).keys()];
+  return numbers.filter((client) => ((bits[client >> 5]! >>> (client & 31)) & 1) === 1);
 }
 
-function lockError(code: number, path: string, owner: number, how: "own" | "share"): Error {
+function isHeld(code: number): boolean {
+  return code === -C.SB_EEXISTS || code === -C.SB_ESHARED || code === -C.SB_EAGAIN;
+}
+
+function lockError(code: number, path: string, owner: number, shares: boolean): Error {
   const name = basename(path);
-  if (code === -C.SB_ESHARED) return new BusExistsError(name, 0, "shared");
   if (code === -C.SB_EEXISTS) {
     const isOurs = owner === process.pid && hasOpen(`${path}.lock`);
-    return new BusExistsError(name, owner, isOurs ? "ours" : how === "own" ? "running" : "owned");
+    return new BusExistsError(name, owner, isOurs, shares ? "owned" : "taken");
   }
+  if (code === -C.SB_ESHARED) return new BusExistsError(name, 0, false, "shared");
   if (code === -C.SB_EFULL) {
-    return new SlotbusError("RESOURCE", `Bus "${name}" has ${C.SB_CLIENTS_MAX} clients, which is the largest number.`, {
-      hint: "Close a client, or use another name.",
-    });
+    return new SlotbusError("RESOURCE", `Cannot share the name "${name}": it has ${C.SB_CLIENTS_MAX} clients.`);
   }
   if (code === -C.SB_EPERM) {
     return new SlotbusError(

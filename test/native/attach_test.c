@@ -343,29 +343,28 @@ TEST("a lock on a file that was unlinked between open and lock is dropped, and t
 
 static void probe_without_files(void)
 {
-	uint32_t clients[2];
 	int32_t dir = sb_dir_open(scratch, 0, 0);
 	forbid_files();
-	CHECK_EQ(sb_name_probe(dir, "owned", clients), -SB_EFILES);
+	CHECK_EQ(sb_name_probe(dir, "owned"), -SB_EFILES);
 	allow_files();
 }
 
 TEST("a probe says whether a name has an owner, is left over, or is absent, and takes nothing")
 {
-	uint32_t owner = 0, clients[2];
+	uint32_t owner = 0;
 	scratch_open(scratch);
 	int32_t dir = sb_dir_open(scratch, 0, 0);
-	CHECK_EQ(sb_name_probe(dir, "owned", clients), -SB_ENOBUS);
-	CHECK_EQ(sb_name_probe(dir, "no name", clients), -SB_ENAME);
+	CHECK_EQ(sb_name_probe(dir, "owned"), -SB_ENOBUS);
+	CHECK_EQ(sb_name_probe(dir, "no name"), -SB_ENAME);
 	int32_t lock = sb_name_lock(dir, "owned", &owner);
 	CHECK(lock >= 0);
-	CHECK_EQ(sb_name_probe(dir, "owned", clients), 1);
+	CHECK_EQ(sb_name_probe(dir, "owned"), 1);
 	CHECK_EQ(in_child(probe_without_files), 0);
 	close(lock); /* as if its owner was killed */
-	CHECK_EQ(sb_name_probe(dir, "owned", clients), 0);
+	CHECK_EQ(sb_name_probe(dir, "owned"), 0);
 	CHECK_EQ(symlink("owned.lock", at("link.lock")), 0);
-	CHECK_EQ(sb_name_probe(dir, "link", clients), -SB_EPERM);
-	CHECK_EQ(sb_name_probe(dir, "owned", clients), 0);
+	CHECK_EQ(sb_name_probe(dir, "link"), -SB_EPERM);
+	CHECK_EQ(sb_name_probe(dir, "owned"), 0);
 	sb_fd_close(dir);
 	scratch_remove(scratch);
 }
@@ -397,13 +396,12 @@ struct meeting {
 	uint32_t peer[2];
 };
 
-static int listen_as(int32_t dir, const char *name, const char *suffix, int backlog)
+static int listen_on(int32_t dir, const char *file, int backlog)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	struct file_name file = with_suffix(name, suffix);
-	int fd = os_socket_open(SOCK_STREAM);
+	int fd = os_socket_open();
 	CHECK(fd >= 0);
-	CHECK_EQ(os_socket_path(dir, file.text, address.sun_path, sizeof address.sun_path), 0);
+	CHECK_EQ(os_socket_path(dir, file, address.sun_path, sizeof address.sun_path), 0);
 	CHECK_EQ(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
 	CHECK_EQ(listen(fd, backlog), 0);
 	return fd;
@@ -411,7 +409,7 @@ static int listen_as(int32_t dir, const char *name, const char *suffix, int back
 
 static int listen_at(int32_t dir, const char *name, int backlog)
 {
-	return listen_as(dir, name, ".sock", backlog);
+	return listen_on(dir, with_suffix(name, ".sock").text, backlog);
 }
 
 /* The worker has connected and sent its JOIN; the client's end is accepted. */
@@ -587,7 +585,7 @@ TEST("a path that no sun_path could hold works all the same")
 	name[SB_NAME_MAX] = 0;
 	int32_t dir = sb_dir_open(path, 0, 0);
 	CHECK(dir >= 0);
-	int listener = listen_as(dir, name, ".new", 1);
+	int listener = listen_on(dir, with_suffix(name, ".new").text, 1);
 	CHECK_EQ(sb_name_expose(dir, name, -1, 1), 0);
 	struct sb_worker *worker = sb_worker_open(dir, name, 1);
 	uint32_t peer[2];
@@ -599,21 +597,26 @@ TEST("a path that no sun_path could hold works all the same")
 	scratch_remove(scratch);
 }
 
-TEST("a socket is exposed to its owner only, or to all when shared")
+TEST("a socket is exposed to its owner only, or to all when shared, and listens on")
 {
 	scratch_open(scratch);
 	int32_t dir = sb_dir_open(scratch, 0, 0);
-	int listener = listen_as(dir, "bus", ".new", 1);
-	CHECK_EQ(sb_name_expose(dir, "bus", -1, 0), 0);
-	CHECK_EQ(mode_of(at("bus.sock")), 0600);
-	int again = listen_as(dir, "bus", ".new", 1); /* replaces the first */
-	CHECK_EQ(sb_name_expose(dir, "bus", -1, 1), 0);
-	CHECK_EQ(mode_of(at("bus.sock")), 0666);
-	CHECK_EQ(access(at("bus.new"), F_OK), -1);
-	close(again);
+	uint32_t peer[2];
+	for (int32_t client = -1; client < 2; client++) {
+		int listener = listen_on(dir, client_file("bus", client, ".new").text, 1);
+		CHECK_EQ(sb_name_expose(dir, "bus", client, client == 0), 0);
+		struct file_name file = client_file("bus", client, ".sock");
+		CHECK_EQ(mode_of(at(file.text)), client == 0 ? 0666 : 0600);
+		CHECK_EQ(access(at(client_file("bus", client, ".new").text), F_OK), -1);
+		struct file_name address = client_file("bus", client, "");
+		struct sb_worker *worker = sb_worker_open(dir, address.text, 1);
+		CHECK_EQ(sb_worker_step(worker, peer), -SB_EAGAIN);
+		CHECK_EQ(worker->step, AWAITING_HELLO);
+		sb_worker_close(worker, 1);
+		close(listener);
+	}
 	CHECK_EQ(sb_name_expose(dir, "absent", -1, 1), -SB_ESYS);
 	CHECK_EQ(sb_error_number(), ENOENT);
-	close(listener);
 	sb_fd_close(dir);
 	scratch_remove(scratch);
 }

@@ -4,9 +4,9 @@ import { backoff, type Backoff } from "../../backoff.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
 import { type Clock, sleep } from "../../clock.ts";
 import { BusNotFoundError, type SlotbusError } from "../../errors.ts";
-import { OWNER } from "../../native/directory.ts";
+import { closeDirectory, openDirectory } from "../../native/directory.ts";
 import { Door } from "../../native/door.ts";
-import { clientsThere } from "../../native/name.ts";
+import { clientsThere, OWNER } from "../../native/name.ts";
 import { type Handshake, shakeHands, shakeHandsSync, WorkerHandle } from "../../native/worker.ts";
 
 /** Pauses between attempts to attach to a client that is busy, in ms. */
@@ -33,6 +33,8 @@ export class Attacher {
   /** Clients with a session or a handshake. */
   readonly #known = new Set<number>();
   #door: Door | null = null;
+  /** Descriptor of the door's directory; -1: none. */
+  #dir = -1;
   /** Whether it looks again and again. */
   #isLooking = false;
   #isOver = false;
@@ -83,6 +85,8 @@ export class Attacher {
     this.#isOver = true;
     this.#door?.close();
     this.#door = null;
+    closeDirectory(this.#dir);
+    this.#dir = -1;
   }
 
   /** Returns the clients that are there and not known, at least one; or an error. */
@@ -135,7 +139,12 @@ export class Attacher {
 
   /** Opens the door, then looks. Where another user owns the directory there can be no door: looks again and again. */
   #open(): void {
-    this.#door = Door.open(this.#options, () => void this.look());
+    const { name, directory, shared } = this.#options;
+    try {
+      this.#dir = openDirectory(directory, { shared }) ?? -1;
+      this.#door = Door.open(this.#dir, name, shared);
+    } catch {} // the process may be out of descriptors
+    this.#door?.watch(() => void this.look());
     if (this.#door) void this.look();
     else if (!this.#isLooking) this.#lookAgain();
   }

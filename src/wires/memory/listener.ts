@@ -69,7 +69,7 @@ export class Listener {
   }
 
   #listen(): void {
-    const { name } = this.#options;
+    const { name, allowedUids } = this.#options;
     try {
       this.#listener = Bun.listen<Attachment>({
         unix: this.#name.socketPath,
@@ -87,7 +87,8 @@ export class Listener {
     }
     this.#listener.unref();
     try {
-      this.#name.expose();
+      this.#name.expose(allowedUids.length > 0);
+      this.#name.knock();
     } catch (error) {
       this.#listener.stop(true);
       this.#listener = null;

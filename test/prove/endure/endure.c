@@ -186,12 +186,11 @@ struct sb_client *open_client(uint32_t slots, uint32_t flags)
 int listen_on(const char *name)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	struct file_name file = with_suffix(name, ".new");
-	int fd = os_socket_open(SOCK_STREAM);
+	int fd = os_socket_open();
 	MUST(fd >= 0);
-	MUST(os_socket_path(dir, file.text, address.sun_path, sizeof address.sun_path) == 0);
+	MUST(os_socket_path(dir, with_suffix(name, ".sock").text, address.sun_path, sizeof address.sun_path) == 0);
 	bool bound = bind(fd, (struct sockaddr *)&address, sizeof address) == 0;
-	if (bound && listen(fd, 64) == 0 && sb_name_expose(dir, name, -1, 0) == 0) return fd;
+	if (bound && listen(fd, 64) == 0) return fd;
 	close(fd);
 	return -1;
 }

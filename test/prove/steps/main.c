@@ -202,8 +202,6 @@ static void clear(void)
 	char path[300];
 	snprintf(path, sizeof path, "%s/steps.sock", folder);
 	unlink(path);
-	snprintf(path, sizeof path, "%s/steps.new", folder);
-	unlink(path);
 	snprintf(path, sizeof path, "%s/steps.lock", folder);
 	unlink(path);
 }
