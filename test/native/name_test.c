@@ -227,6 +227,53 @@ TEST("clients that come and go at the same time never hold the same number nor a
 	close_empty_dir();
 }
 
+enum { ROUNDS = 300 };
+
+static void meet(uint32_t *count, uint32_t wanted)
+{
+	fetch_add_seq(count, 1);
+	AWAIT(load_seq(count) >= wanted);
+}
+
+/* Both leave at the same time, again and again. */
+static void leave_together(uint32_t *count, bool checks)
+{
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		int32_t lock, number = share(&lock);
+		meet(count, 6 * round + 2);
+		sb_name_unlock(dir, "bus", number, lock);
+		meet(count, 6 * round + 4);
+		if (checks) CHECK(!exists("bus.lock"));
+		meet(count, 6 * round + 6);
+	}
+}
+
+TEST("of clients that leave at the same time one removes the lock file")
+{
+	open_dir();
+	uint32_t *count = shared_pages(SB_PAGE);
+	pid_t child = fork();
+	CHECK(child >= 0);
+	leave_together(count, child != 0);
+	if (child == 0) _exit(0);
+	CHECK_EQ(reap(child), 0);
+	munmap(count, SB_PAGE);
+	close_empty_dir();
+}
+
+TEST("a client whose lock file was replaced does not remove the new one")
+{
+	open_dir();
+	int32_t old, lock;
+	CHECK_EQ(share(&old), 0);
+	CHECK_EQ(unlinkat(dir, "bus.lock", 0), 0);
+	CHECK_EQ(share(&lock), 0);
+	sb_name_unlock(dir, "bus", 0, old);
+	CHECK(file_is_named(dir, "bus.lock", lock));
+	sb_name_unlock(dir, "bus", 0, lock);
+	close_empty_dir();
+}
+
 TEST("the sockets of a name are seen without its lock file: one bit for each client, and the owner's")
 {
 	open_dir();
@@ -282,10 +329,12 @@ TEST("a sweep needs no lock file, makes none, and leaves the files of an owner")
 	CHECK_EQ(entries_of(scratch), 0);
 	int32_t lock = sb_name_lock(dir, "bus", &owner);
 	make("bus.sock");
+	make("bus@3.sock");
 	CHECK_EQ(sb_name_sweep(dir, "bus", 0), 0);
 	CHECK_EQ(sb_name_sweep(dir, "bus", 1), 0);
-	CHECK(exists("bus.sock") && exists("bus.lock"));
+	CHECK(exists("bus.sock") && exists("bus.lock") && exists("bus@3.sock"));
 	sb_name_unlock(dir, "bus", -1, lock);
+	CHECK_EQ(sb_name_sweep(dir, "bus", 1), 1);
 	close_empty_dir();
 }
 

@@ -144,9 +144,14 @@ export class Attacher {
       this.#dir = openDirectory(directory, { shared }) ?? -1;
       this.#door = Door.open(this.#dir, name, shared);
     } catch {} // the process may be out of descriptors
-    this.#door?.watch(() => void this.look());
-    if (this.#door) void this.look();
-    else if (!this.#isLooking) this.#lookAgain();
+    if (this.#door) {
+      this.#door.watch(() => void this.look());
+      void this.look();
+      return;
+    }
+    closeDirectory(this.#dir);
+    this.#dir = -1;
+    if (!this.#isLooking) this.#lookAgain();
   }
 
   readonly #lookAgain = (): void => {
