@@ -30,7 +30,7 @@ export function openDirectory(directory: string, { create = false, shared = fals
   throw fileError(dir, `Cannot open the runtime directory ${directory}`);
 }
 
-/** Closes a descriptor of {@link openDirectory}; -1 is none. */
+/** Closes a descriptor of {@link openDirectory}; ignores -1. */
 export function closeDirectory(dir: number): void {
   native.sb_fd_close(dir);
 }
