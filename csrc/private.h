@@ -190,6 +190,7 @@ struct link {
 	uint64_t bells_since_ns;
 	uint32_t bells, bells_work;
 	uint64_t turns; /* of the worker's event loop, at the last check */
+	uint64_t steps; /* claims and responses of the worker, at the last check */
 	uint64_t stuck_since_ns;
 	uint32_t quarantined;
 };

@@ -293,6 +293,37 @@ int32_t sb_slot_withdraw(struct sb_client *client, uint32_t index, uint32_t slot
 	return withdraw(client, index, slot, &client->events[SB_BATCH]);
 }
 
+/* [model: recall] */
+int32_t sb_slot_recall(struct sb_client *client, uint32_t index, uint32_t slot)
+{
+	struct link *link = link_at(client, index);
+	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
+	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
+	uint64_t generation = link->generation[slot];
+	if (!swap_word(&link->map, slot, word_of(generation, SB_READY), word_of(generation, SB_FREE)))
+		return -SB_EBUSY;
+	put_back(link, slot);
+	count(client, SB_C_MOVED);
+	return SB_FREE;
+}
+
+int32_t sb_link_waits(struct sb_client *client, uint32_t index, uint32_t age_us, uint32_t *out)
+{
+	struct link *link = link_at(client, index);
+	if (link == NULL || !link->started) return out[0] = 0;
+	uint64_t now = os_now_ns();
+	uint32_t ready = 0, late = 0;
+	for (uint32_t slot = 0; slot < client->header.slots; slot++) {
+		if (link->shadow[slot] != IN_FLIGHT) continue;
+		uint64_t word = load_relaxed(&request_line(&link->map, slot)->status);
+		if (word != word_of(link->generation[slot], SB_READY)) continue;
+		ready++;
+		if (elapsed_ns(now, link->changed_ns[slot]) >= (uint64_t)age_us * 1000u) out[++late] = slot;
+	}
+	out[0] = ready;
+	return sb_link_parked(client, index) == 1 ? 0 : (int32_t)late;
+}
+
 /* ---- poll and tick ----------------------------------------------------------------------- */
 
 /* [model: poll] */

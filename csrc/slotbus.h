@@ -319,7 +319,8 @@ struct sb_region { /* start of the mapping */
 	X(SB_C_RESTARTED, 18, "worker processes restarted after they ended")                        \
 	X(SB_C_PAUSED, 19, "times a pool paused because its workers ended too often")               \
 	X(SB_C_RESUMED, 20, "times a paused pool resumed")                                          \
-	X(SB_C_FORGOTTEN, 21, "borrowed responses released by the garbage collector, not the caller")
+	X(SB_C_FORGOTTEN, 21, "borrowed responses released by the garbage collector, not the caller")\
+	X(SB_C_MOVED, 22, "published requests taken back from a worker, to move to another one")
 
 enum sb_counter {
 	SB_COUNTERS(SB_VALUE)
@@ -564,6 +565,8 @@ SB_API int32_t sb_link_parked(const struct sb_client *client, uint32_t link);
 /* Returns 1 when the worker's event loop has run since the last call, or when the worker has none;
  * else 0. A parked event loop does not run until the doorbell wakes it. */
 SB_API int32_t sb_link_turned(struct sb_client *client, uint32_t link);
+/* Returns 1 when the worker has claimed or completed a request since the last call, else 0. */
+SB_API int32_t sb_link_advanced(struct sb_client *client, uint32_t link);
 /* Frees pages if every slot is FREE and more than SB_WARM_BYTES were touched. Returns 1 if it did.
  * Keeps the inline bytes of the warm slots and the first page of every arena, because a head that
  * is the same as the last one is not written again. */
@@ -593,6 +596,14 @@ SB_API int32_t sb_slot_cancel(struct sb_client *client, uint32_t link, uint32_t 
  * sb_client_events()[SB_BATCH]). Fails with -SB_ECORRUPT, -SB_EINVAL (not published, or its end was
  * already delivered). */
 SB_API int32_t sb_slot_withdraw(struct sb_client *client, uint32_t link, uint32_t slot);
+/* READY to FREE. Returns SB_FREE: no handler saw the request, so it can move to another worker.
+ * Fails with -SB_EBUSY (the worker has claimed it: nothing changed), -SB_EINVAL (not in flight). */
+SB_API int32_t sb_slot_recall(struct sb_client *client, uint32_t link, uint32_t slot);
+/* Looks for READY slots. out has SB_SLOTS_MAX + 1 words: out[0] is the number of READY slots, then
+ * follow those that were published at least age_us microseconds ago. Returns the number of the
+ * latter; 0 while the worker is parked, because its bell is still due. */
+SB_API int32_t sb_link_waits(struct sb_client *client, uint32_t link, uint32_t age_us,
+                             uint32_t *out);
 /* DONE to FREE, after the response was copied. Fails with -SB_ECORRUPT (the word changed meanwhile:
  * do not trust the copy), -SB_EINVAL (the response was not delivered). */
 SB_API int32_t sb_slot_release(struct sb_client *client, uint32_t link, uint32_t slot);

@@ -196,6 +196,18 @@ int32_t sb_link_turned(struct sb_client *client, uint32_t index)
 	return turned ? 1 : 0;
 }
 
+int32_t sb_link_advanced(struct sb_client *client, uint32_t index)
+{
+	struct link *link = link_at(client, index);
+	if (link == NULL) return 1;
+	const struct sb_worker_counters *counters = &link->map.region->counters;
+	uint64_t steps = load_relaxed(&counters->claimed) + load_relaxed(&counters->completed) +
+	                 load_relaxed(&counters->stale);
+	bool advanced = steps != link->steps;
+	link->steps = steps;
+	return advanced ? 1 : 0;
+}
+
 int32_t sb_link_bell(struct sb_client *client, uint32_t index, uint32_t bells)
 {
 	struct link *link = link_at(client, index);

@@ -440,7 +440,7 @@ describe("a worker whose event loop is blocked", () => {
     expect(error.message).toContain("its event loop was blocked for 400 ms");
     expect([error.mayHaveExecuted, before.includes(error.pid)]).toEqual([true, true]);
     expect(answers.filter((answer) => answer.text() === String(error.pid))).toEqual([]);
-    expect(bus.stats().withdrawn).toBeGreaterThan(10); // they waited behind the blocked worker
+    expect(bus.stats().moves).toBeGreaterThan(10); // they waited behind the blocked worker
     await until(() => bus.workers.length === 3 && !pids(bus).includes(error.pid), "another process");
     expect(lives(error.pid)).toBe(false);
     expect(reasons).toEqual(["was evicted (its event loop was blocked for 400 ms)"]);

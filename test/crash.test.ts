@@ -110,18 +110,21 @@ test("a stopped worker delays only its own requests, and goes on when it is cont
   const { bus, child: stopped } = await space.remote("worker.ts");
   await stop(stopped);
   const late = rejection<RequestTimeoutError>(bus.request({ path: "/", body: "late" }, { timeout: 100 }));
-  space.child("worker.ts");
-  await bus.ready({ workers: 2 });
   expect(await late).toBeInstanceOf(RequestTimeoutError);
   expect((await late).mayHaveExecuted).toBe(false);
+  space.child("worker.ts");
+  await bus.ready({ workers: 2 });
   for (let i = 0; i < 20; i++) {
     const answer = await bus.request({ path: "/", body: `${i}` }, { timeout: 2_000 });
     expect(answer.text()).toBe(`${i}`);
   }
   stopped.process.kill("SIGCONT");
-  // More than the other worker takes at once.
-  const again = await Promise.all(Array.from({ length: 40 }, () => bus.request({ path: "/", body: "x" })));
-  expect(new Set(again.map(({ workerPid }) => workerPid)).has(stopped.pid)).toBe(true);
+  const used = async (): Promise<boolean> => {
+    const again = await Promise.all(Array.from({ length: 4 }, () => bus.request({ path: "/", body: "x" })));
+    return again.some(({ workerPid }) => workerPid === stopped.pid);
+  };
+  const deadline = performance.now() + 5_000;
+  while (!(await used())) expect(performance.now()).toBeLessThan(deadline); // until it parks
   expect(bus.workers.length).toBe(2);
 });
 
@@ -135,7 +138,7 @@ test("a worker that was stopped once and continues gets its share of a light loa
   stopped.process.kill("SIGCONT");
   const by = new Map<number, number>();
   const deadline = performance.now() + 3_000;
-  while (performance.now() < deadline && !by.has(stopped.pid)) {
+  while (performance.now() < deadline && by.size < 2) {
     const two = await Promise.all([bus.request({ path: "/" }), bus.request({ path: "/" })]);
     for (const { workerPid } of two) by.set(workerPid, (by.get(workerPid) ?? 0) + 1);
     await Bun.sleep(1); // a light load

@@ -56,6 +56,7 @@ test("every counter is exact after a sequence that changes each of them", async 
     aborts: 2,
     overloaded: 1,
     retries: 0,
+    moves: 0,
     withdrawn: 0,
     abandoned: 2,
     dropped: 0,

@@ -77,5 +77,9 @@ export class Choice {
 
 function isBetter(one: Connection, than: Connection): boolean {
   const { isDoubtful } = one;
-  return isDoubtful === than.isDoubtful ? one.load < than.load : !isDoubtful;
+  return isDoubtful === than.isDoubtful ? loadOf(one) < loadOf(than) : !isDoubtful;
+}
+
+function loadOf({ load, elsewhere }: Connection): number {
+  return load + elsewhere;
 }

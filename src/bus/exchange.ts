@@ -23,6 +23,7 @@ import {
   type HeadWriter,
   REQUEST_STRINGS,
 } from "./codec.ts";
+import { Extra, MOVES_MAX } from "./extra.ts";
 import { BorrowedResponse, BusResponse, ERROR_STRINGS, remoteError, StreamedResponse } from "./response.ts";
 import type { Statistics } from "./stats.ts";
 import { Streams } from "./streams.ts";
@@ -72,23 +73,6 @@ export interface ExchangeOwner {
 export type Resolve = (value: BusResponse | StreamedResponse) => void;
 /** Rejects the promise of a request. */
 export type Reject = (reason: unknown) => void;
-
-/** State of exchanges that queue, have a signal, or stream. */
-class Extra {
-  /** `clock.now()` of the call; 0 if the request never queued. */
-  startedAt = 0;
-  sentAt = 0;
-  /** Whether the request ran, or may have run, on a worker that died. */
-  retried = false;
-  /** Whether the exchange is in the queue; `next` and `previous` are its neighbours. */
-  queued = false;
-  next: Exchange | null = null;
-  previous: Exchange | null = null;
-  /** Head, encoded before the exchange queued. */
-  head: Uint8Array | null = null;
-  onAbort: (() => void) | null = null;
-  streams: Streams | null = null;
-}
 
 /** One request. Twelve fields take 112 bytes in JavaScriptCore, thirteen 160: rarely needed fields are in {@link Extra}. */
 export class Exchange {
@@ -154,6 +138,12 @@ export class Exchange {
 
   get isRetried(): boolean {
     return this.#extra !== null && this.#extra.retried;
+  }
+
+  /** Whether another worker may get the request, if its worker does not claim it. */
+  get isMovable(): boolean {
+    const isFree = (this.kind === "copy" || this.kind === "stream") && this.options.worker === undefined;
+    return isFree && !this.isSettled && (this.#extra === null || this.#extra.moves < MOVES_MAX);
   }
 
   /** Whether the request body streams and the worker has not claimed the request yet. */
@@ -327,6 +317,12 @@ export class Exchange {
       else owner.died(this, how);
     } else if (this.options.worker !== undefined) this.fail(unknownWorker(owner.options.name, this.options.worker));
     else owner.putBack(this);
+  }
+
+  /** Puts the exchange back into the queue: the connection took it back unclaimed, for another worker. */
+  recalled(timeLeftMs: number): void {
+    this.extra.moves++;
+    this.lost("no", "left it unclaimed", timeLeftMs);
   }
 
   // ---- settling -------------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ export interface BusStats {
   overloaded: number;
   /** Idempotent requests retried after a worker died. */
   retries: number;
+  /** Requests moved: taken back from a worker that did not claim them for 2 ms, and sent to another worker. */
+  moves: number;
   /** Requests withdrawn before a worker claimed them. */
   withdrawn: number;
   /** Requests given up while a handler ran. */

@@ -83,7 +83,9 @@ export interface Connection extends Carrier {
   readonly room: number;
   /** Number of slots in use: by requests, by abandoned requests that the worker has not finished, and by lent responses. */
   readonly load: number;
-  /** Whether the worker is chosen last, because it left a request unclaimed for its whole timeout or its event loop is blocked. */
+  /** Number of requests that the worker runs for other clients. */
+  readonly elsewhere: number;
+  /** Whether the worker is chosen last, because it leaves requests unclaimed or its event loop is blocked. */
   readonly isDoubtful: boolean;
   /** Whether the worker's event loop has been blocked for too long: see {@link WireEvents.stalled}. */
   readonly isUnresponsive: boolean;

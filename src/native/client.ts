@@ -232,6 +232,11 @@ export class LinkHandle {
     return native.sb_link_turned(this.#pointer, this.index) === 1;
   }
 
+  /** Whether the worker has claimed or completed a request since the last call. */
+  hasAdvanced(): boolean {
+    return native.sb_link_advanced(this.#pointer, this.index) === 1;
+  }
+
   /** Gives unused pages back to the system. */
   trim(): void {
     native.sb_link_trim(this.#pointer, this.index);
@@ -296,6 +301,19 @@ export class LinkHandle {
     if (state !== C.SB_DONE) return "corrupt";
     this.#client.readAnswer();
     return "answered";
+  }
+
+  /** Takes back a published request that the worker has not claimed. `false`: it has, and nothing changed. */
+  recall(slot: number): boolean {
+    return native.sb_slot_recall(this.#pointer, this.index, slot) === C.SB_FREE;
+  }
+
+  /**
+   * Looks for unclaimed requests. `out[0]` is their number; then follow the slots of those that were published at least `ageMs`
+   * ago. Returns the number of these slots.
+   */
+  waits(ageMs: number, out: Uint32Array): number {
+    return native.sb_link_waits(this.#pointer, this.index, ageMs * 1000, out);
   }
 
   /** Frees an answered slot. `false`: the worker changed the slot after its response. */

@@ -16,6 +16,7 @@ export const COUNTERS = {
   aborts: [C.SB_C_ABORTS, "Requests aborted by the caller."],
   overloaded: [C.SB_C_OVERLOADED, "Requests rejected because the queue was full."],
   retries: [C.SB_C_RETRIES, "Idempotent requests retried after a worker died."],
+  moves: [C.SB_C_MOVED, "Requests taken back from a worker that did not claim them, for another worker."],
   withdrawn: [C.SB_C_WITHDRAWN, "Requests withdrawn before a worker claimed them."],
   abandoned: [C.SB_C_ABANDONED, "Requests given up while a handler ran."],
   dropped: [C.SB_C_DROPPED, "Responses discarded because the caller had given up."],

@@ -36,6 +36,7 @@ export class ReplayConnection implements Connection, PipeOwner, End {
   process: { served(): void } | null = null;
   isOpen = true;
   load = 0;
+  readonly elsewhere = 0;
   isDoubtful = false;
   isUnresponsive = false;
   evictedFor: string | null = null;

@@ -13,6 +13,7 @@ import type { Attachment } from "./attachment.ts";
 import type { Company } from "./company.ts";
 import { MemoryConnection } from "./connection.ts";
 import { BATCH, Contention, SINGLE } from "./contention.ts";
+import { Moves } from "./moves.ts";
 import { Driver, type Side } from "./driver.ts";
 import { Listener } from "./listener.ts";
 
@@ -45,6 +46,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   readonly #listener: Listener;
   /** Connections by the index of their link. */
   readonly #connections: (MemoryConnection | undefined)[] = [];
+  readonly #moves: Moves;
   #isHandling = false;
   /** Connections that end when all events of the current batch are handled. */
   readonly #condemned: MemoryConnection[] = [];
@@ -61,6 +63,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.payloadLimit = bus.payloadBytes;
     this.#events = events;
     this.#stalledAfter = stalledAfter;
+    this.#moves = new Moves(clock, this.#connections, () => events.room());
     this.client = new ClientHandle({ ...bus, tag });
     const onContention = (): void => this.client.count("contentions");
     const [single, batch] = [SINGLE, BATCH].map((limits) => new Contention(limits, onContention));
@@ -139,7 +142,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     }
     this.#isHandling = false;
     for (const connection of this.#condemned.splice(0)) connection.end();
-    this.#events.room();
+    this.room();
   }
 
   condemn(connection: MemoryConnection): void {
@@ -148,10 +151,12 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   }
 
   moved(bytes: number, rang: boolean): void {
+    this.#moves.watch();
     this.#driver.expect(bytes, rang);
   }
 
   room(): void {
+    if (this.#moves.isShort) this.#moves.look();
     this.#events.room();
   }
 
@@ -186,6 +191,8 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   #attached(attachment: Attachment): void {
     const connection = new MemoryConnection(this, attachment);
     this.#regions++;
+    this.#moves.workers++;
+    if (this.awaited > 0) this.#moves.watch();
     this.#connections[connection.link.index] = connection;
     this.#driver.wake();
     this.#events.joined(connection);
@@ -210,6 +217,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
 
   left(connection: MemoryConnection, departure: Departure, how: string, had: Exchange[]): void {
     this.#connections[connection.link.index] = undefined;
+    this.#moves.workers--;
     if (departure === "evicted") this.#listener.remember(connection.attachment);
     this.#events.left(connection, departure, how, had);
   }
@@ -222,6 +230,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
 
   close(): void {
     this.#driver.stop();
+    this.#moves.stop();
     for (const connection of this.#connections) connection?.leave();
     this.#listener.close();
   }

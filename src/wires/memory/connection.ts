@@ -22,6 +22,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   readonly pid: number;
   readonly uid: number;
   readonly concurrency: number;
+  readonly elsewhere = 0;
   isOpen = true;
   readonly attachment: Attachment;
   /** Number of slots that are not free, including quarantined and lent slots. */
@@ -35,11 +36,9 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   readonly #company: Company<MemoryConnection>;
   /** Whether the worker gets no new requests, because it asked for that or the bus drains it. */
   #isDraining = false;
-  /** Whether the worker let a request time out unclaimed and has shown no activity since: its process may be stopped. */
-  #isSuspect = false;
-  readonly #stall = new Stall();
+  readonly stall: Stall;
   /** Exchanges by slot. */
-  readonly #exchanges: (Exchange | null)[] = [];
+  readonly exchanges: (Exchange | null)[] = [];
   readonly #rings: (Rings<number> | undefined)[] = [];
   readonly #arenas: Arenas;
   readonly loans: Loans;
@@ -56,6 +55,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.loans = new Loans(() => company.client.count("borrows_forgotten"));
     this.attachment = attachment;
     this.link = link!;
+    this.stall = new Stall(this.link);
     this.#arenas = new Arenas(this.link.arenas, company.client.stride);
     this.id = this.link.life;
     this.pid = peer.pid;
@@ -69,8 +69,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   get isDoubtful(): boolean {
-    if (this.#isSuspect && this.link.isParked) this.#isSuspect = false;
-    return this.#isSuspect || this.isUnresponsive;
+    return this.stall.isDoubtful;
   }
 
   get isBusy(): boolean {
@@ -78,7 +77,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   get isUnresponsive(): boolean {
-    return this.#stall.isLong;
+    return this.stall.isLong;
   }
 
   get isEvicted(): boolean {
@@ -94,7 +93,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   slots(): SlotReport[] {
-    return this.link.slots().map((status, slot) => ({ ...status, exchange: this.#exchanges[slot] ?? null }));
+    return this.link.slots().map((status, slot) => ({ ...status, exchange: this.exchanges[slot] ?? null }));
   }
 
   // ---- requests -------------------------------------------------------------------------------------------------------
@@ -123,7 +122,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
       if (streams) this.#rings[slot] = this.#openRings(slot);
       exchange.carrier = this;
       exchange.place = slot;
-      this.#exchanges[slot] = exchange; // registered first, published after
+      this.exchanges[slot] = exchange; // registered first, published after
       this.#company.awaited++;
       rang = this.link.publish(slot, method, streams, head, offset, length, exchange.timeLeft(), exchange.serial);
     } catch (error) {
@@ -155,6 +154,15 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     return "maybe";
   }
 
+  /** Puts an exchange back into the queue, unless the worker has just claimed it. */
+  recall(exchange: Exchange): void {
+    if (!this.link.recall(exchange.place)) return;
+    const left = this.timeLeft(exchange);
+    this.#release(exchange);
+    this.#freed();
+    exchange.recalled(left);
+  }
+
   #cancel(slot: number, token: number): void {
     this.attachment.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, token));
   }
@@ -173,7 +181,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
 
   /** Removes an exchange from its slot; no report follows. */
   #release(exchange: Exchange): void {
-    if (this.#exchanges[exchange.place] === exchange) this.#exchanges[exchange.place] = null;
+    if (this.exchanges[exchange.place] === exchange) this.exchanges[exchange.place] = null;
     this.#detach(exchange);
   }
 
@@ -194,11 +202,8 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   #handleRare({ kind, slot, token }: ClientEvent): void {
-    if (kind === "freed") {
-      this.#isSuspect = false;
-      this.#freed();
-    } else if (kind === "expired") {
-      this.#isSuspect = true;
+    if (kind === "freed") this.#freed();
+    else if (kind === "expired") {
       this.#expire(slot, "no");
       this.#freed();
     } else if (kind === "abandoned") {
@@ -216,7 +221,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   #expire(slot: number, executed: Executed): void {
-    const exchange = this.#exchanges[slot];
+    const exchange = this.exchanges[slot];
     if (!exchange) return;
     exchange.expired(executed);
     this.#release(exchange);
@@ -224,8 +229,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
 
   /** Delivers the response in a slot: copies it and frees the slot before any of it is used, or lends it. */
   #deliver({ slot, headBytes, bodyOffset: offset, bodyBytes, status }: ClientEvent): void {
-    const exchange = this.#exchanges[slot];
-    this.#isSuspect = false;
+    const exchange = this.exchanges[slot];
     this.process?.served();
     if (!exchange || exchange.isSettled) {
       if (exchange) this.#release(exchange);
@@ -272,10 +276,9 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
 
   /** Handles a slot whose rings moved, or whose streamed response began or ended. */
   #moved({ slot, headBytes, bodyBytes, status }: ClientEvent): void {
-    this.#isSuspect = false;
     this.#whole = bodyBytes === 0 ? -1 : slot;
     if (status !== 0) this.#begin(slot, headBytes, status);
-    const exchange = this.#exchanges[slot];
+    const exchange = this.exchanges[slot];
     const rings = this.#rings[slot];
     if (exchange?.hasSource && rings) exchange.claimed(rings.outgoing);
     rings?.moved();
@@ -284,7 +287,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   #begin(slot: number, headBytes: number, status: number): void {
-    const exchange = this.#exchanges[slot];
+    const exchange = this.exchanges[slot];
     if (!exchange || exchange.isSettled) return;
     const head = this.#readHead(exchange, headBytes, false);
     if (!head) return;
@@ -294,7 +297,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
 
   /** Ends a complete streamed response: copies the bytes in the ring and frees the slot. */
   #finish(slot: number): void {
-    const exchange = this.#exchanges[slot];
+    const exchange = this.exchanges[slot];
     const rings = this.#rings[slot];
     this.process?.served();
     if (exchange && rings) exchange.ended(rings.incoming);
@@ -323,7 +326,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   #returned(slot: number): void {
-    this.#exchanges[slot] = null;
+    this.exchanges[slot] = null;
     if (this.isOpen) {
       this.#free(slot);
       this.#company.room();
@@ -375,19 +378,16 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.#company.condemn(this);
   }
 
-  /**
-   * Checks the worker, `ms` after the last check. Returns how long its event loop has been blocked, in ms, if that must be
-   * reported.
-   */
+  /** Checks the worker, `ms` after the last check. Returns for how many ms its event loop has been blocked, if that is news. */
   watch(ms: number, limit: number): number | null {
-    for (const exchange of this.#exchanges) exchange?.age();
+    for (const exchange of this.exchanges) exchange?.age();
     if (!this.isBusy && !this.isUnresponsive) return null;
     if (this.isBusy && this.attachment.peer.isEnding) {
       this.end("ended");
       return null;
     }
     // A worker that waits in async handlers is parked, and its event loop has no reason to run: the doorbell wakes it.
-    return this.#stall.look(this.link.hasTurned(), ms, limit, () => this.attachment.writer.send(C.SB_MSG_BELL));
+    return this.stall.look(ms, limit, () => this.attachment.writer.send(C.SB_MSG_BELL));
   }
 
   leave(): void {
@@ -405,7 +405,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.isOpen = false;
     this.attachment.state = "ended";
     this.#hasClosed = how === "ended";
-    const had = this.#exchanges.filter((exchange) => exchange?.carrier === this) as Exchange[];
+    const had = this.exchanges.filter((exchange) => exchange?.carrier === this) as Exchange[];
     this.link.stop();
     if (this.evictedFor !== null) this.attachment.writer.send(C.SB_MSG_GOODBYE, reasonBody(this.evictedFor));
     this.attachment.cut();

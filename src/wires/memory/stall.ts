@@ -1,4 +1,6 @@
-/** Detects workers whose event loop is blocked. */
+/** Detects workers that leave requests unclaimed, or whose event loop is blocked. */
+
+import type { LinkHandle } from "../../native/client.ts";
 
 /** Measures for how long the event loop of one worker has been blocked while the worker had requests. */
 export class Stall {
@@ -6,14 +8,32 @@ export class Stall {
   isLong = false;
   /** Blocked time in ms, as the sum of the bus's ticks. */
   #ms = 0;
+  /** Whether the worker left requests unclaimed, and has neither parked nor claimed or completed one since. */
+  #isSuspect = false;
+  readonly #link: LinkHandle;
+
+  constructor(link: LinkHandle) {
+    this.#link = link;
+  }
+
+  get isDoubtful(): boolean {
+    if (this.#isSuspect && (this.#link.isParked || this.#link.hasAdvanced())) this.#isSuspect = false;
+    return this.#isSuspect || this.isLong;
+  }
+
+  /** Called when the worker leaves requests unclaimed. */
+  suspect(): void {
+    this.#isSuspect = true;
+    this.#link.hasAdvanced(); // counts from now on
+  }
 
   /**
    * Adds `ms`, the time since the last call. Calls `nudge` once at half of `limit`. Returns `limit` when the limit is reached, 0
    * when the event loop runs again after that, and `null` otherwise.
    */
-  look(hasTurned: boolean, ms: number, limit: number, nudge: () => void): number | null {
+  look(ms: number, limit: number, nudge: () => void): number | null {
     const wasLong = this.isLong;
-    if (hasTurned) {
+    if (this.#link.hasTurned()) {
       this.#ms = 0;
       this.isLong = false;
       return wasLong ? 0 : null;
