@@ -45,6 +45,7 @@ type Ask<Response> = (request: B.BusRequest, options?: B.RequestOptions) => Prom
 
 export type OfSlotBus = [
   Expect<Equal<typeof SlotBus.create, (options: B.SlotBusOptions) => Promise<SlotBus>>>,
+  Expect<Equal<typeof SlotBus.connect, (options: B.BusOptions) => Promise<SlotBus>>>,
   Expect<Getters<SlotBus, "options", B.ResolvedSlotBusOptions>>,
   Expect<Getters<SlotBus, "name", string>>,
   Expect<Getters<SlotBus, "closed", boolean>>,
