@@ -11,13 +11,14 @@
 const std = @import("std");
 
 const sources = [_][]const u8{
-    "abi.c",         "stats.c", "region.c", "attach.c", "stream.c", "wait.c", "slot_client.c",
-    "slot_worker.c", "serve.c", "lock.c",   "ring.c",   "lease.c",  "fleet.c", "fleet_file.c",
+    "abi.c",         "name.c",  "door.c",   "stats.c", "region.c", "attach.c", "stream.c", "wait.c", "slot_client.c",
+    "slot_worker.c", "serve.c", "sessions.c", "lock.c", "ring.c", "lease.c", "fleet.c", "fleet_file.c",
 };
 
 const test_sources = [_][]const u8{
     "main.c",        "pair.c",      "slot_test.c",   "region_test.c",
     "attach_test.c", "wait_test.c", "stress_test.c", "stream_test.c",
+    "name_test.c",   "door_test.c",
     "fleet_test.c",  "ring_test.c", "lease_test.c",  "serve_test.c",
     "members.c",   "assert_test.c",
 };

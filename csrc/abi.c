@@ -79,6 +79,9 @@ static const struct constant constants[] = {
 	SB_GAUGES(GAUGE)
 	SB_EVENTS(EVENT)
 	SB_FLEET_LIMITS(LIMIT)
+	{ "name", "SB_NAME_FREE", SB_NAME_FREE },
+	{ "name", "SB_NAME_OWNED", SB_NAME_OWNED },
+	{ "name", "SB_NAME_SHARED", SB_NAME_SHARED },
 	{ "role", "SB_ROLE_WORKER", SB_ROLE_WORKER },
 	{ "role", "SB_ROLE_OBSERVER", SB_ROLE_OBSERVER },
 	{ "flag", "SB_FLAG_TIMING", SB_FLAG_TIMING },
@@ -89,6 +92,11 @@ static const struct constant constants[] = {
 	{ "drop", "SB_DROP_CLOSED", SB_DROP_CLOSED },
 	{ "park", "SB_PARK_SOCKET", SB_PARK_SOCKET },
 	{ "park", "SB_PARK_FUTEX", SB_PARK_FUTEX },
+	{ "session", "SB_SESSION_SHIFT", SB_SESSION_SHIFT },
+	{ "session", "SB_SESSION_TAKEN", SB_SESSION_TAKEN },
+	{ "session", "SB_SESSION_MOVED", SB_SESSION_MOVED },
+	{ "session", "SB_SESSION_ENDED", SB_SESSION_ENDED },
+	{ "session", "SB_SESSION_KNOCK", SB_SESSION_KNOCK },
 	{ "from", "SB_FROM_HEAD", SB_FROM_HEAD },
 	{ "from", "SB_FROM_OLDEST", SB_FROM_OLDEST },
 	{ "from", "SB_FROM_POSITION", SB_FROM_POSITION },

@@ -1,183 +1,15 @@
 /*
- * attach.c - the runtime directory, the lock on a name, the handshake on the control socket, which
- * passes the region as a descriptor, and all writes to that socket.
+ * attach.c - the handshake on the control socket, which passes the region as a descriptor, and all
+ * writes to that socket.
  */
 #include "private.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-/* ---- runtime directory and name ---------------------------------------------------------- */
-
-/* A directory of ours that even we may not use is "bare": it was made under a strict umask and does
- * not have its mode yet. Any process that may create it sets the mode, because the maker may have
- * been killed. Returns false when the directory is bare and we may not change it. */
-static bool settle_mode(const char *path, mode_t mode, bool create)
-{
-	struct stat status;
-	int fd = os_dir_traverse(path);
-	bool known = fd >= 0 && fstat(fd, &status) == 0 && status.st_uid == geteuid();
-	bool bare = known && (status.st_mode & 0700) != 0700;
-	bool closed = bare && (status.st_mode & 07777 & ~mode) == 0;
-	if (closed && create) bare = !os_dir_set_mode(fd, mode);
-	if (fd >= 0) close(fd);
-	return !bare;
-}
-
-enum { BARE_MS = 100 }; /* usually microseconds, unless the maker is stopped */
-
-int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
-{
-	mode_t mode = shared ? 0711 : 0700;
-	bool made = create && mkdir(path, mode) == 0;
-	if (create && !made && errno != EEXIST) return fail_with(-SB_ESYS, errno);
-	for (int tries = 0; !settle_mode(path, mode, create != 0); tries++) {
-		if (tries == BARE_MS) return -SB_EDIR;
-		usleep(1000);
-	}
-	int flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY;
-	int fd = open(path, flags);
-	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
-	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP)) return -SB_EDIR;
-	if (fd < 0 && errno == EACCES && shared) fd = os_dir_traverse(path);
-	if (fd < 0 && errno == EACCES) return -SB_EDIR;
-	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
-	struct stat status;
-	if ((made && fchmod(fd, mode) != 0) || fstat(fd, &status) != 0) { /* despite the umask */
-		int number = errno;
-		close(fd);
-		return fail_with(-SB_ESYS, number);
-	}
-	bool ours = status.st_uid == geteuid();
-	mode_t forbidden = !shared ? 0077 : create ? 0066 : 0022;
-	if ((ours || (shared && !create)) && (status.st_mode & forbidden) == 0) return fd;
-	close(fd);
-	return -SB_EDIR;
-}
-
-int32_t sb_name_check(const char *name)
-{
-	size_t length = 0;
-	for (; name[length] != 0; length++) {
-		char c = name[length];
-		bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-		bool mark = length > 0 && (c == '.' || c == '_' || c == '-');
-		if (length == SB_NAME_MAX || (!word && !mark)) return -SB_ENAME;
-	}
-	return length == 0 ? -SB_ENAME : 0;
-}
-
-struct file_name with_suffix(const char *name, const char *suffix)
-{
-	struct file_name file;
-	snprintf(file.text, sizeof file.text, "%s%s", name, suffix);
-	return file;
-}
-
-/* True if the name still leads to the open file. A lock on an unlinked file protects nothing. */
-bool file_is_named(int dir, const char *file, int fd)
-{
-	struct stat held, named;
-	return fstat(fd, &held) == 0 && fstatat(dir, file, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-	       held.st_dev == named.st_dev && held.st_ino == named.st_ino;
-}
-
-static uint32_t read_pid(int fd)
-{
-	char text[16] = { 0 };
-	if (pread(fd, text, sizeof text - 1, 0) <= 0) return 0;
-	return (uint32_t)strtoul(text, NULL, 10);
-}
-
-/* Opens a regular file of this user with one name. Any other file was put there, and writing to it
- * could change a file elsewhere. */
-static int32_t open_lock(int dir, const char *file)
-{
-	const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
-	int fd = openat(dir, file, flags, 0600);
-	if (fd < 0 && (errno == ELOOP || errno == EISDIR || errno == EACCES)) return -SB_EPERM;
-	if (fd < 0 && (errno == EMFILE || errno == ENFILE)) return -SB_EFILES;
-	if (fd < 0) return fail_with(-SB_ESYS, errno);
-	struct stat status = { 0 };
-	int32_t error = fstat(fd, &status) == 0 ? 0 : fail_with(-SB_ESYS, errno);
-	bool ours = S_ISREG(status.st_mode) && status.st_uid == geteuid() && status.st_nlink <= 1;
-	if (error == 0 && !ours) error = -SB_EPERM;
-	if (error == 0) return fd;
-	close(fd);
-	return error;
-}
-
-int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
-{
-	if (sb_name_check(name) != 0) return -SB_ENAME;
-	struct file_name file = with_suffix(name, ".lock");
-	for (int attempt = 0; attempt < 100; attempt++) {
-		int fd = open_lock(dir, file.text);
-		if (fd < 0) return fd;
-		int32_t error = os_file_lock(fd);
-		if (error != 0) {
-			if (error == -SB_EEXISTS) *owner_pid = read_pid(fd);
-			close(fd);
-			return error;
-		}
-		if (!file_is_named(dir, file.text, fd)) { /* unlinked between our open and our lock */
-			close(fd);
-			continue;
-		}
-		char text[16];
-		int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
-		if (ftruncate(fd, 0) != 0 || fchmod(fd, 0600) != 0 || /* despite the umask */
-		    pwrite(fd, text, (size_t)length, 0) != length) {
-			int number = errno;
-			unlinkat(dir, file.text, 0); /* ours while it is locked */
-			close(fd);
-			return fail_with(-SB_ESYS, number);
-		}
-		unlinkat(dir, with_suffix(name, ".sock").text, 0);
-		return fd;
-	}
-	return -SB_EAGAIN;
-}
-
-int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared)
-{
-	struct file_name file = with_suffix(name, ".sock");
-	mode_t mode = shared ? 0666 : 0600;
-	if (fchmodat(dir, file.text, mode, 0) == 0) return 0;
-	return fail_with(-SB_ESYS, errno);
-}
-
-void sb_name_unlock(int32_t dir, const char *name, int32_t lock)
-{
-	unlinkat(dir, with_suffix(name, ".sock").text, 0);
-	unlinkat(dir, with_suffix(name, ".lock").text, 0);
-	close(lock);
-}
-
-int32_t sb_name_probe(int32_t dir, const char *name)
-{
-	if (sb_name_check(name) != 0) return -SB_ENAME;
-	struct file_name file = with_suffix(name, ".lock");
-	int fd = openat(dir, file.text, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
-	if (fd < 0 && (errno == ELOOP || errno == EACCES)) return -SB_EPERM;
-	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
-	bool held = os_bytes_locked(fd, 0, 0);
-	close(fd);
-	return held ? 1 : 0;
-}
-
-void sb_fd_close(int32_t fd)
-{
-	if (fd >= 0) close(fd);
-}
 
 /* ---- messages ---------------------------------------------------------------------------- */
 
@@ -292,12 +124,12 @@ void sb_link_stop(struct sb_client *client, uint32_t index)
 
 /* ---- the worker's side ------------------------------------------------------------------- */
 
-struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency)
+struct sb_worker *sb_worker_open(int32_t dir, const char *address, uint32_t concurrency)
 {
-	if (sb_name_check(name) != 0) return fail_null(-SB_ENAME, EINVAL);
+	if (address_check(address) != 0) return fail_null(-SB_ENAME, EINVAL);
 	struct sb_worker *worker = calloc(1, sizeof *worker);
 	if (worker == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
-	strcpy(worker->name, name);
+	strcpy(worker->address, address);
 	worker->dir = dir;
 	worker->concurrency = concurrency;
 	worker->role = SB_ROLE_WORKER;
@@ -308,9 +140,9 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 	return fail_null(number == EMFILE || number == ENFILE ? -SB_EFILES : -SB_ESYS, number);
 }
 
-struct sb_worker *sb_observer_open(int32_t dir, const char *name)
+struct sb_worker *sb_observer_open(int32_t dir, const char *address)
 {
-	struct sb_worker *observer = sb_worker_open(dir, name, 1);
+	struct sb_worker *observer = sb_worker_open(dir, address, 1);
 	if (observer != NULL) observer->role = SB_ROLE_OBSERVER;
 	return observer;
 }
@@ -318,8 +150,9 @@ struct sb_worker *sb_observer_open(int32_t dir, const char *name)
 static int32_t connect_step(struct sb_worker *worker)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct file_name file = with_suffix(worker->address, ".sock");
 	char *path = address.sun_path;
-	int32_t error = os_socket_path(worker->dir, worker->name, path, sizeof address.sun_path);
+	int32_t error = os_socket_path(worker->dir, file.text, path, sizeof address.sun_path);
 	if (error != 0) return error;
 	if (connect(worker->fd, (struct sockaddr *)&address, sizeof address) == 0) return 0;
 	if (errno == EISCONN) return 0;

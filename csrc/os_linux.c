@@ -263,24 +263,39 @@ bool os_dir_set_mode(int fd, uint32_t mode)
 	return chmod(path, mode) == 0;
 }
 
-int32_t os_file_lock(int fd)
-{
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
-	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
-}
-
 static struct flock bytes_of(short type, uint64_t start, uint64_t bytes)
 {
 	return (struct flock){ .l_type = type, .l_whence = SEEK_SET,
 		                   .l_start = (off_t)start, .l_len = (off_t)bytes };
 }
 
+static int32_t set_lock(int fd, struct flock lock, int32_t taken)
+{
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
+	return errno == EAGAIN || errno == EACCES ? taken : fail_with(-SB_ESYS, errno);
+}
+
+int32_t os_file_lock(int fd)
+{
+	return set_lock(fd, bytes_of(F_WRLCK, 0, 0), -SB_EEXISTS);
+}
+
+int32_t os_file_share(int fd)
+{
+	return set_lock(fd, bytes_of(F_RDLCK, 0, 1), -SB_EEXISTS);
+}
+
+int32_t os_file_locked(int fd)
+{
+	struct flock lock = bytes_of(F_WRLCK, 0, 1);
+	if (fcntl(fd, F_OFD_GETLK, &lock) != 0) return SB_NAME_OWNED;
+	if (lock.l_type == F_UNLCK) return SB_NAME_FREE;
+	return lock.l_type == F_RDLCK ? SB_NAME_SHARED : SB_NAME_OWNED;
+}
+
 int32_t os_bytes_lock(int fd, uint64_t start)
 {
-	struct flock lock = bytes_of(F_WRLCK, start, 1);
-	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
-	return errno == EAGAIN || errno == EACCES ? -SB_EBUSY : fail_with(-SB_ESYS, errno);
+	return set_lock(fd, bytes_of(F_WRLCK, start, 1), -SB_EBUSY);
 }
 
 bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes)
@@ -338,10 +353,21 @@ int32_t os_socket_open(void)
 	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
-/* Goes through the directory's descriptor: nobody can swap the directory, and a long path fits. */
-int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes)
+int32_t os_datagram_open(void)
 {
-	int length = snprintf(out, out_bytes, "/proc/self/fd/%d/%s.sock", dir, name);
+	return socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
+/* Called by number: the oldest glibc has no getrandom. */
+bool os_random(void *out, size_t bytes)
+{
+	return syscall(SYS_getrandom, out, bytes, 0) == (long)bytes;
+}
+
+/* Goes through the directory's descriptor: nobody can swap the directory, and a long path fits. */
+int32_t os_socket_path(int dir, const char *file, char *out, size_t out_bytes)
+{
+	int length = snprintf(out, out_bytes, "/proc/self/fd/%d/%s", dir, file);
 	return length > 0 && (size_t)length < out_bytes ? 0 : -SB_ENAME;
 }
 

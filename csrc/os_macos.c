@@ -71,11 +71,27 @@ int32_t os_file_lock(int fd)
 {
 	return unsupported();
 }
+int32_t os_file_share(int fd)
+{
+	return unsupported();
+}
+int32_t os_file_locked(int fd)
+{
+	return SB_NAME_FREE;
+}
+bool os_random(void *out, size_t bytes)
+{
+	return false;
+}
+int32_t os_datagram_open(void)
+{
+	return unsupported();
+}
 int32_t os_socket_open(void)
 {
 	return unsupported();
 }
-int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes)
+int32_t os_socket_path(int dir, const char *file, char *out, size_t out_bytes)
 {
 	return unsupported();
 }

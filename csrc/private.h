@@ -226,7 +226,7 @@ struct sb_worker {
 	int dir;
 	int fd;
 	uint32_t concurrency;
-	char name[SB_NAME_MAX + 1];
+	char address[SB_NAME_MAX + 4];
 	uint8_t inbox[SB_MESSAGE_MAX];
 	uint32_t inbox_bytes;
 	uint32_t role;
@@ -240,6 +240,8 @@ struct sb_worker {
 	uint64_t pending[4]; /* hints taken and not claimed yet */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 	uint64_t claimed[SB_SLOTS_MAX];    /* of the last claim in a slot */
+	uint32_t running;                  /* claims that have not ended */
+	uint32_t told_elsewhere;
 	struct flow flow[SB_SLOTS_MAX];
 	uint8_t *head; /* serve.c: copy of a head, then its strings from head_limit on */
 	uint32_t spin_ns;
@@ -252,6 +254,30 @@ static inline void worker_turned(struct sb_worker *worker)
 	if (worker->turns == 0) return;
 	store_relaxed(&worker->map.region->counters.turns, ++worker->turns);
 }
+
+/* ---- one session of a worker (slot_worker.c, wait.c) ---------------------------------------- */
+
+/* Claims one request, spinning up to spin_ns for it. Returns 1 (claimed), 0 (none), or 2: the rings
+ * of a running slot moved, sb_worker_request has its number. Fails with -SB_ECORRUPT (leave this
+ * client), -SB_ECLOSED (not attached). */
+int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
+/* full: sb_slot_take claims no requests and reports only running streams. */
+void sb_worker_full(struct sb_worker *worker, int32_t full);
+/* Parks the worker. can_take: the worker has capacity, so a request counts as work. Returns 1
+ * (parked) or 0 (there is work). Fails with -SB_ECLOSED: not attached. */
+int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
+void sb_worker_unpark(struct sb_worker *worker);
+/* Returns 1 if there are hints that sb_slot_take has not served. */
+int32_t sb_worker_has_more(const struct sb_worker *worker);
+/* Like sb_client_hold and sb_client_ring. */
+void sb_worker_hold(struct sb_worker *worker);
+void sb_worker_ring(struct sb_worker *worker);
+/* Like sb_client_spread. */
+int32_t sb_worker_spread(struct sb_worker *worker);
+/* For a worker without an event loop: parks and blocks, first on a futex for up to SB_SLICE_MS,
+ * then in poll(2), until a bell, a signal or timeout_ms. Returns 0. Fails with -SB_ECLOSED: the
+ * client has ended. */
+int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
 /* ---- between the files ------------------------------------------------------------------- */
 
@@ -273,6 +299,11 @@ void region_detach(struct geometry *map, bool detached);
 int32_t link_open(struct sb_client *client, uint32_t concurrency);
 void link_forget(struct sb_client *client, uint32_t index);
 struct file_name with_suffix(const char *name, const char *suffix);
+struct file_name client_file(const char *name, int32_t client, const char *suffix); /* -1: owner */
+int32_t client_number(const char *text, const char **end); /* decimal, without zeros before; or -1 */
+int32_t address_check(const char *address);                /* NAME, or NAME@K of a shared client */
+/* Removes or counts files of dead clients and doors. lock: descriptor of NAME.lock, or below 0. */
+int32_t sweep(int dir, const char *name, int lock, bool removes);
 bool file_is_named(int dir, const char *file, int fd); /* the name leads to the open file */
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
@@ -287,6 +318,12 @@ void client_shows_cpu(struct sb_client *client);
 void worker_shows_cpu(struct sb_worker *worker);
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);
+int32_t worker_take(struct sb_worker *worker); /* as sb_slot_take, without a spin */
+void worker_parks(struct sb_worker *worker, uint32_t how);
+bool worker_finds(const struct sb_worker *worker, bool can_take); /* work, after worker_parks */
+void worker_unparks(struct sb_worker *worker);
+int32_t worker_drains(struct sb_worker *worker); /* reads the socket; 0, or -SB_ECLOSED */
+bool leave_cpu_of(struct mover *mover, const struct sb_park *other);
 bool worker_can_serve(struct sb_worker *worker); /* false: out of memory */
 
 /* ---- what differs between operating systems ---------------------------------------------- */
@@ -310,8 +347,12 @@ uint64_t os_file_size_limit(void);
 int32_t os_dir_traverse(const char *path);        /* opens a directory that we may not list */
 bool os_dir_set_mode(int fd, uint32_t mode);      /* for a descriptor of os_dir_traverse */
 int32_t os_file_lock(int fd);                     /* 0, or -SB_EEXISTS */
+int32_t os_file_share(int fd);                    /* read lock on byte 0; 0, or -SB_EEXISTS */
+int32_t os_file_locked(int fd);                   /* SB_NAME_*: how others have locked byte 0 */
+bool os_random(void *out, size_t bytes);
+int32_t os_datagram_open(void);                   /* unix datagram, non-blocking, close-on-exec */
 int32_t os_socket_open(void);                     /* unix stream, non-blocking, close-on-exec */
-int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes);
+int32_t os_socket_path(int dir, const char *file, char *out, size_t out_bytes);
 int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd);
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);
 bool os_socket_hung_up(int fd);

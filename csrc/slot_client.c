@@ -512,6 +512,12 @@ int32_t sb_link_snapshot(const struct sb_client *client, uint32_t index, uint32_
 	return (int32_t)client->header.slots;
 }
 
+uint32_t sb_link_elsewhere(const struct sb_client *client, uint32_t index)
+{
+	const struct link *link = link_at(client, index);
+	return link == NULL ? 0 : (uint32_t)load_relaxed(&link->map.region->counters.elsewhere);
+}
+
 double sb_slot_claim_delay(const struct sb_client *client, uint32_t index, uint32_t slot)
 {
 	const struct link *link = link_at(client, index);

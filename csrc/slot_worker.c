@@ -59,6 +59,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;
 	if (!swap_word(&worker->map, slot, word, word_of(generation, SB_CLAIMED))) return 0;
 	worker->generation[slot] = worker->claimed[slot] = generation;
+	worker->running++;
 	worker->request = (struct sb_request){
 		.slot = slot,
 		.token = (uint32_t)generation,
@@ -82,9 +83,8 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 }
 
 /* Keeps the hints of requests that it may not take now. */
-static int32_t take_once(void *side)
+int32_t worker_take(struct sb_worker *worker)
 {
-	struct sb_worker *worker = side;
 	uint64_t kept[4] = { 0 };
 	int32_t result = 0;
 	for (int32_t slot; result == 0 && (slot = next_hint(worker)) >= 0;) {
@@ -97,6 +97,11 @@ static int32_t take_once(void *side)
 	return result;
 }
 
+static int32_t take_once(void *side)
+{
+	return worker_take(side);
+}
+
 void sb_worker_full(struct sb_worker *worker, int32_t full)
 {
 	worker->full = full != 0;
@@ -106,7 +111,7 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 {
 	if (worker->step != ATTACHED) return -SB_ECLOSED;
 	worker_turned(worker);
-	int32_t result = take_once(worker);
+	int32_t result = worker_take(worker);
 	if (result != 0 || spin_ns == 0) return result;
 	worker_shows_cpu(worker);
 	return spin(&worker->mover, spin_ns, take_once, worker);
@@ -126,6 +131,7 @@ static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state 
 	uint64_t generation = worker->generation[slot];
 	ASSERT(generation != 0 && generation == worker->claimed[slot]);
 	worker->generation[slot] = 0; /* a second reply finds no claim */
+	worker->running--;
 	bool done = swap_word(&worker->map, slot, word_of(generation, from),
 	                      word_of(generation, SB_DONE));
 	if (!done) {

@@ -78,7 +78,9 @@ extern "C" {
 	X(SB_MOVE_US, 300, "shortest time between two moves to another processor, in us")           \
 	X(SB_RING_MAX, 262144, "bytes of a streamed body's ring; less if the arena is smaller")     \
 	X(SB_STREAMS, 65536, "flag in a method or a status: the body is streamed")                  \
-	X(SB_SLICE_MS, 20, "interval at which a blocking wait checks its peer, in ms")
+	X(SB_SLICE_MS, 20, "interval at which a blocking wait checks its peer, in ms")               \
+	X(SB_CLIENTS_MAX, 64, "clients that share one name at a time")                              \
+	X(SB_DOOR_ID_BYTES, 17, "bytes of a door's id: 16 hexadecimal digits and NUL")
 
 enum {
 	SB_LIMITS(SB_VALUE)
@@ -123,9 +125,10 @@ enum sb_state {
 	X(SB_EBUSY, 17, "no slot or no credit is free, or the owner of a lock is stopped")          \
 	X(SB_EUNSUPPORTED, 18, "this operating system lacks a feature that slotbus needs")          \
 	X(SB_ETIMEDOUT, 19, "timed out")                                                            \
-	X(SB_EFULL, 20, "the bus has 64 workers, or all members or leases of the fleet are taken")  \
+	X(SB_EFULL, 20, "64 workers or clients are there, or the fleet has no free member or lease")   \
 	X(SB_EGEOMETRY, 21, "the existing fleet has other sizes than requested")                    \
-	X(SB_ENOSPACE, 22, "no space is left on the file system")
+	X(SB_ENOSPACE, 22, "no space is left on the file system")                                   \
+	X(SB_ESHARED, 23, "clients share this name")
 
 enum sb_error {
 	SB_ERRORS(SB_VALUE)
@@ -231,7 +234,8 @@ enum { SB_PARK_NONE = 0, SB_PARK_SOCKET = 1, SB_PARK_FUTEX = 2 };
 struct sb_worker_counters { /* 64 bytes; only the worker writes them */
 	uint64_t claimed, completed, stale;
 	uint64_t turns; /* polls and parks of the event loop, only compared; 0: no event loop */
-	uint64_t reserved[4];
+	uint64_t elsewhere; /* requests that the worker runs for other clients */
+	uint64_t reserved[3];
 };
 
 struct sb_request_line { /* 64 bytes; both sides write status, the client writes the rest */
@@ -403,7 +407,7 @@ struct sb_event {
 	uint32_t token;  /* low 32 bits of the slot's generation */
 };
 
-struct sb_request { /* request that sb_slot_take found */
+struct sb_request { /* a claimed request */
 	uint32_t slot;
 	uint32_t token;
 	uint32_t head_bytes;
@@ -427,7 +431,13 @@ SB_API int32_t sb_error_number(void);
 /* Returns the -SB_E* of this thread's last failure; says why a function returned NULL. */
 SB_API int32_t sb_error_last(void);
 
-/* ---- runtime directory and name (attach.c) ----------------------------------------------- */
+/* ---- runtime directory and names (name.c) ------------------------------------------------- */
+
+enum { /* state of a name */
+	SB_NAME_FREE = 0,
+	SB_NAME_OWNED = 1, /* by one client; its socket is NAME.sock */
+	SB_NAME_SHARED = 2 /* by up to SB_CLIENTS_MAX clients; the socket of client k is NAME@k.sock */
+};
 
 /* Opens the runtime directory and returns a descriptor. It must belong to this user and be closed
  * to others. create: makes the directory if it is absent, with its exact mode despite the umask;
@@ -437,16 +447,53 @@ SB_API int32_t sb_error_last(void);
 SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
 /* Returns 0, or -SB_ENAME if the name is not valid. */
 SB_API int32_t sb_name_check(const char *name);
-/* Locks NAME.lock and removes a leftover NAME.sock, which is stale because its owner would hold the
- * lock. Returns a descriptor; the lock lasts until it is closed. Fails with -SB_EEXISTS (*owner_pid
- * is the holder, as information), -SB_EPERM (NAME.lock is not a regular file of this user, or has a
- * second name), -SB_EFILES, -SB_ESYS, -SB_EAGAIN (the file was removed again and again). */
+/* Locks the name for its owner and removes a leftover NAME.sock, which is stale because its owner
+ * would hold the lock. Returns a descriptor; the lock lasts until it is closed. Fails with
+ * -SB_EEXISTS (*owner_pid is the holder, as information), -SB_ESHARED, -SB_EPERM (NAME.lock is not
+ * a regular file of this user, or has a second name), -SB_EFILES, -SB_ESYS, -SB_EAGAIN (the file was
+ * removed again and again). */
 SB_API int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid);
-/* Sets the mode of NAME.sock: 0600, or 0666 when shared. Fails with -SB_ESYS. */
-SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared);
-/* Unlinks NAME.sock and NAME.lock, then closes the lock. */
-SB_API void sb_name_unlock(int32_t dir, const char *name, int32_t lock);
+/* Locks the name for one of the clients that share it, and removes leftover sockets of the owner
+ * and of its number. Returns a descriptor, and the client's number in out[0]. Fails like
+ * sb_name_lock (after -SB_EEXISTS out[0] is the owner's pid), but with -SB_EFULL instead of
+ * -SB_ESHARED: SB_CLIENTS_MAX clients share the name. */
+SB_API int32_t sb_name_share(int32_t dir, const char *name, uint32_t *out);
+/* Publishes the socket that listens at NAME.new, or at NAME@k.new for client k (-1: the owner): sets
+ * its mode to 0600, or to 0666 when shared, and renames it to NAME.sock or NAME@k.sock. Fails with
+ * -SB_ESYS. */
+SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t client, int32_t shared);
+/* Unlinks the client's socket and drops its lock; client: its number, or -1 for the owner. The last
+ * client also removes NAME.lock and what dead clients left. */
+SB_API void sb_name_unlock(int32_t dir, const char *name, int32_t client, int32_t lock);
+/* Returns SB_NAME_*. Contacts no client and takes no lock. Fails with -SB_ENOBUS (there is no
+ * NAME.lock), -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_name_probe(int32_t dir, const char *name);
+/* Like sb_name_probe; sets bit k of the 64 bits in out[0..1] when client k is alive. */
+SB_API int32_t sb_name_clients(int32_t dir, const char *name, uint32_t *out);
+/* Sets bit k of the 64 bits in out[0..1] when NAME@k.sock exists, also in a directory that this
+ * user may not list. Returns 1 when NAME.sock exists, else 0. Fails with -SB_ENAME. */
+SB_API int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *out);
+/* Returns the number of files that dead clients and workers of a shared name left. removes: removes
+ * them, and NAME.lock when nobody uses the name. Fails like sb_name_share and sb_name_probe. */
+SB_API int32_t sb_name_sweep(int32_t dir, const char *name, int32_t removes);
 SB_API void sb_fd_close(int32_t fd);
+
+/* ---- doors of workers (door.c) ------------------------------------------------------------- */
+
+/* Binds a datagram socket at NAME@ID.door, through which a worker hears of new clients, and returns
+ * its non-blocking descriptor. Each datagram is 4 bytes: the client's number, little endian. Open
+ * the door, then look for clients. The ID is random; out_id gets SB_DOOR_ID_BYTES bytes. shared:
+ * clients of other users may knock. Fails with -SB_ENAME, -SB_EPERM (the directory belongs to
+ * another user), -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_door_open(int32_t dir, const char *name, int32_t shared, uint8_t *out_id);
+/* Unlinks the door and closes its descriptor; below 0: its owner closes it. */
+SB_API void sb_door_close(int32_t dir, const char *name, const uint8_t *id, int32_t fd);
+/* Sends the client's number to every door of the name; never blocks. Expose the client's socket
+ * before. Unlinks the doors of dead workers. Returns the number of doors; 0 too if this user may
+ * not list the directory. */
+SB_API int32_t sb_door_knock(int32_t dir, const char *name, uint32_t client);
+/* Returns 0 when no process has the door file open, else 1. */
+SB_API int32_t sb_door_probe(int32_t dir, const char *file);
 
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
 
@@ -511,6 +558,8 @@ SB_API void sb_link_drop(struct sb_client *client, uint32_t link, int32_t how);
 SB_API const void *sb_link_arenas(const struct sb_client *client, uint32_t link);
 SB_API double sb_client_stride(const struct sb_client *client);
 SB_API uint32_t sb_link_life(const struct sb_client *client, uint32_t link);
+/* Returns the number of requests that the worker runs for other clients, as it says. */
+SB_API uint32_t sb_link_elsewhere(const struct sb_client *client, uint32_t link);
 /* Returns 1 when the worker waits for a bell, and 0 after a bell was sent, heard or not. */
 SB_API int32_t sb_link_parked(const struct sb_client *client, uint32_t link);
 /* Returns 1 when the worker's event loop has run since the last call, or when the worker has none;
@@ -640,9 +689,9 @@ SB_API double sb_slot_round_trip(const struct sb_client *client, uint32_t link, 
 
 /* ---- the worker (slot_worker.c, attach.c, wait.c) ---------------------------------------- */
 
-/* Starts to connect; never blocks. Continue with sb_worker_step. NULL: see sb_error_last()
- * (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
-SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency);
+/* Starts to connect; never blocks. Continue with sb_worker_step. address: NAME, or NAME@K for client
+ * K of a shared name. NULL: see sb_error_last() (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
+SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *address, uint32_t concurrency);
 /* Makes the next step of the handshake. Returns 0 (attached), -SB_EAGAIN, the error with which the
  * client refused, or -SB_ENOBUS, -SB_EPERM, -SB_EVERSION, -SB_EPROTO, -SB_ECORRUPT, -SB_ECLOSED,
  * -SB_EFILES, -SB_ELIMIT, -SB_ENAME, -SB_ESYS. After -SB_EVERSION and -SB_EPERM peer[0..1] hold the
@@ -661,15 +710,9 @@ SB_API void sb_worker_close(struct sb_worker *worker, int32_t detached);
 /* Returns the checked, private copy of the header. */
 SB_API const void *sb_worker_header(const struct sb_worker *worker);
 SB_API const void *sb_worker_arenas(const struct sb_worker *worker);
-/* Returns the struct sb_request that sb_slot_take fills. */
+/* Returns the struct sb_request of the last claim. */
 SB_API const void *sb_worker_request(const struct sb_worker *worker);
 
-/* Claims one request, spinning up to spin_ns for it. Returns 1 (claimed), 0 (none), or 2: the rings
- * of a running slot moved, sb_worker_request has its number. Fails with -SB_ECORRUPT (leave this
- * client), -SB_ECLOSED (not attached). */
-SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
-/* full: sb_slot_take claims no requests and reports only running streams. */
-SB_API void sb_worker_full(struct sb_worker *worker, int32_t full);
 /* CLAIMED to DONE, after the response was written; then the hint, and the bell if the client is
  * parked. status_code 0: an error. Fails with -SB_ESTALE (the caller had given up, or the token
  * does not belong to the claim; the slot is free again), -SB_EINVAL (a length above its limit, or
@@ -682,21 +725,47 @@ SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, ui
 /* Says that an event loop polls and parks from now on. The library counts the loop's turns, so that
  * the client detects a hanging worker. A worker that blocks in its handlers must not call this. */
 SB_API void sb_worker_loops(struct sb_worker *worker);
-/* Parks the worker. can_take: the worker has capacity, so a request counts as work. Returns 1
- * (parked) or 0 (there is work). Fails with -SB_ECLOSED: not attached. */
-SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
-SB_API void sb_worker_unpark(struct sb_worker *worker);
-/* Returns 1 if there are hints that sb_slot_take has not served. */
-SB_API int32_t sb_worker_has_more(const struct sb_worker *worker);
+/* ---- the sessions of a worker (sessions.c) --------------------------------------------------
+ * A worker of a shared bus has a session with each client. It polls, parks and waits over all of
+ * them with these functions. */
+
+struct sb_sessions;
+
+enum {
+	SB_SESSION_SHIFT = 4, /* a result: SB_SESSION_*, then the index of the session */
+	SB_SESSION_TAKEN = 1, /* claimed: sb_worker_request of the session has the request */
+	SB_SESSION_MOVED = 2, /* the rings of a running slot moved */
+	SB_SESSION_ENDED = 3, /* the client has ended or broke the protocol: leave it */
+	SB_SESSION_KNOCK = 4, /* somebody knocked at the door */
+};
+
+/* Returns a handle without sessions. NULL: -SB_ENOMEM. */
+SB_API struct sb_sessions *sb_sessions_open(void);
+/* Frees the handle, not the workers. */
+SB_API void sb_sessions_close(struct sb_sessions *sessions);
+/* Adds an attached worker. Returns its index. Fails with -SB_EINVAL (not attached), -SB_EFULL. */
+SB_API int32_t sb_sessions_add(struct sb_sessions *sessions, struct sb_worker *worker);
+/* Removes a session; call it before sb_worker_close. */
+SB_API void sb_sessions_remove(struct sb_sessions *sessions, uint32_t index);
+/* Claims one request, spinning up to spin_ns for it; the next poll starts at the session after it.
+ * Without can_take it reports only running streams. Returns 0 (none), or SB_SESSION_TAKEN (see
+ * sb_worker_request), _MOVED (sb_worker_request has the slot) or _ENDED, with the index. */
+SB_API int32_t sb_sessions_take(struct sb_sessions *sessions, uint32_t spin_ns, int32_t can_take);
+/* Returns 1 if there are hints that sb_sessions_take has not served. */
+SB_API int32_t sb_sessions_has_more(const struct sb_sessions *sessions);
 /* Like sb_client_hold and sb_client_ring. */
-SB_API void sb_worker_hold(struct sb_worker *worker);
-SB_API void sb_worker_ring(struct sb_worker *worker);
+SB_API void sb_sessions_hold(struct sb_sessions *sessions);
+SB_API void sb_sessions_ring(struct sb_sessions *sessions);
+/* Parks the worker. can_take: the worker has capacity, so a request counts as work. Returns 1
+ * (parked) or 0 (there is work). */
+SB_API int32_t sb_sessions_park(struct sb_sessions *sessions, int32_t can_take);
+SB_API void sb_sessions_unpark(struct sb_sessions *sessions);
 /* Like sb_client_spread. */
-SB_API int32_t sb_worker_spread(struct sb_worker *worker);
-/* For a worker without an event loop: parks and blocks, first on a futex for up to SB_SLICE_MS,
- * then in poll(2), until a bell, a signal or timeout_ms. Returns 0. Fails with -SB_ECLOSED: the
- * client has ended. */
-SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
+SB_API int32_t sb_sessions_spread(struct sb_sessions *sessions);
+/* For a worker without an event loop: parks and blocks until a bell, an end, a knock at the door (a
+ * descriptor; -1: none), a signal or timeout_ms (UINT32_MAX: no limit). Returns 0,
+ * SB_SESSION_KNOCK, or SB_SESSION_ENDED with the index. */
+SB_API int32_t sb_sessions_wait(struct sb_sessions *sessions, int32_t door, uint32_t timeout_ms);
 
 /* ---- observers (attach.c, stats.c) ----------------------------------------------------------
  * An observer gets only the statistics, sealed so that nobody except the client can write them. It
@@ -704,13 +773,10 @@ SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
 /* Starts to connect, like sb_worker_open; continue with sb_worker_step, end with
  * sb_worker_close. */
-SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *name);
+SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *address);
 /* Copies the whole struct sb_stats to out. Fails with -SB_ECLOSED (the client has ended or closed
  * the connection; out holds its last values), -SB_EINVAL (not attached yet). */
 SB_API int32_t sb_observer_read(const struct sb_worker *observer, void *out);
-/* Returns 1 when a live client has the name, else 0. Does not contact the client and takes no lock.
- * Fails with -SB_ENOBUS (there is no NAME.lock), -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
-SB_API int32_t sb_name_probe(int32_t dir, const char *name);
 
 /* ---- a blocking worker (serve.c) -------------------------------------------------------------
  * For programs without an event loop: attach, receive, answer, in one thread.

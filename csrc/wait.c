@@ -81,7 +81,7 @@ void spin_yield(struct mover *mover, uint64_t now)
 /* The kernel wakes a socket's reader on the writer's processor, because it expects the writer to
  * sleep next. If both sides are busy, they share that processor, each waiting for the other, until
  * the kernel balances its load 60 ms later. */
-static bool leave_cpu_of(struct mover *mover, const struct sb_park *other)
+bool leave_cpu_of(struct mover *mover, const struct sb_park *other)
 {
 	uint32_t cpu = os_cpu();
 	if (load_relaxed(&other->cpu) != cpu) return false;
@@ -273,11 +273,21 @@ void sb_worker_ring(struct sb_worker *worker)
 	(void)wake(&worker->map.region->client, worker->fd);
 }
 
-/* [model: worker-park] */
+/* [park-worker] Store, then look: worker_finds. [model: worker-park] */
+void worker_parks(struct sb_worker *worker, uint32_t how)
+{
+	store_seq(&worker->map.region->worker.parked, how);
+}
+
+bool worker_finds(const struct sb_worker *worker, bool can_take)
+{
+	return can_take ? worker_has_work(worker) : worker_flows_moved(worker);
+}
+
 static int32_t park_as(struct sb_worker *worker, uint32_t how, bool can_take)
 {
-	store_seq(&worker->map.region->worker.parked, how); /* [park-worker] store, then look */
-	if (can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)) return 1;
+	worker_parks(worker, how);
+	if (!worker_finds(worker, can_take)) return 1;
 	sb_worker_unpark(worker);
 	return 0;
 }
@@ -305,11 +315,16 @@ void worker_shows_cpu(struct sb_worker *worker)
 }
 
 /* [model: worker-unpark] */
+void worker_unparks(struct sb_worker *worker)
+{
+	store_seq(&worker->map.region->worker.parked, SB_PARK_NONE);
+}
+
 void sb_worker_unpark(struct sb_worker *worker)
 {
 	if (worker->map.region == NULL) return;
 	worker_shows_cpu(worker);
-	store_seq(&worker->map.region->worker.parked, SB_PARK_NONE);
+	worker_unparks(worker);
 }
 
 int32_t sb_worker_spread(struct sb_worker *worker)
@@ -322,7 +337,7 @@ int32_t sb_worker_spread(struct sb_worker *worker)
 
 /* Reads all that the socket holds. Cancel messages are ignored, because sb_slot_aborted reads the
  * status word itself. */
-static int32_t drain_socket(struct sb_worker *worker)
+int32_t worker_drains(struct sb_worker *worker)
 {
 	uint8_t bytes[4 * SB_MESSAGE_MAX];
 	for (;;) {
@@ -336,7 +351,7 @@ void sb_worker_goodbye(struct sb_worker *worker)
 {
 	if (worker->fd < 0) return;
 	(void)sb_control_send(worker->fd, SB_MSG_GOODBYE, NULL, 0); /* if it fails, we count as died */
-	(void)drain_socket(worker);
+	(void)worker_drains(worker);
 }
 
 int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
@@ -350,15 +365,15 @@ int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 	if (park_as(worker, SB_PARK_FUTEX, true) == 0) return 0;
 	int32_t error = os_futex_wait(&park->futex, ticket, (uint64_t)first * 1000000u);
 	sb_worker_unpark(worker);
-	if (error != -SB_ETIMEDOUT || worker_has_work(worker)) return drain_socket(worker);
-	error = drain_socket(worker);
+	if (error != -SB_ETIMEDOUT || worker_has_work(worker)) return worker_drains(worker);
+	error = worker_drains(worker);
 	if (error != 0 || timeout_ms == first) return error;
 	if (park_as(worker, SB_PARK_SOCKET, true) == 0) return 0;
 	struct pollfd one = { .fd = worker->fd, .events = POLLIN };
 	uint32_t left = timeout_ms - first;
 	(void)poll(&one, 1, left > INT32_MAX ? -1 : (int)left); /* EINTR counts as woken */
 	sb_worker_unpark(worker);
-	return one.revents != 0 ? drain_socket(worker) : 0;
+	return one.revents != 0 ? worker_drains(worker) : 0;
 }
 
 /* ---- bridge ------------------------------------------------------------------------------ */

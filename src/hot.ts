@@ -36,6 +36,11 @@ const evaluations = kept("hot", () => ({ count: 0, open: new Map<string, Set<Ope
 /** Number of this evaluation: 1, 2, … */
 export const generation = ++evaluations.count;
 
+/** Returns the key by which a reload recognizes a bus or a worker. */
+export function keyOf(kind: "bus" | "worker", { directory, name }: { directory: string; name: string }): string {
+  return `${kind} ${directory}/${name}`;
+}
+
 /** Registers something that is open or opening, under a key of its kind, directory and name. A key can have several. */
 export function noteOpened(key: string, opening: Closable | Promise<Closable>): void {
   if (!isHot) return;

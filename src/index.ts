@@ -1,17 +1,11 @@
 /** slotbus: request/response between Bun processes on one machine, over shared memory. */
 
-export {
-  type PortableBus,
-  type PortableWorker,
-  type ResolvedSlotBusOptions,
-  SlotBus,
-  type SlotBusOptions,
-  SlotWorker,
-} from "./slotbus.ts";
+export { type PortableBus, type ResolvedSlotBusOptions, SlotBus, type SlotBusOptions } from "./slotbus.ts";
+export { type PortableWorker, SlotWorker } from "./slot-worker.ts";
 export type { ReconnectOptions, SlotWorkerEvents, SlotWorkerOptions } from "./bus/worker-options.ts";
 export type { Diagnostics, SlotBusEvents, SlotDiagnostics, WorkerInfo } from "./bus/events.ts";
 export type { BusRequest, RequestOptions } from "./bus/call.ts";
-export type { ReadyOptions } from "./bus/options.ts";
+export type { BusOptions, ReadyOptions } from "./bus/options.ts";
 export type { CloseOptions, DrainOptions } from "./closing.ts";
 export type { BusStats } from "./bus/stats.ts";
 export type { BodyLike, Method } from "./bus/codec.ts";

@@ -196,7 +196,7 @@ function keepOutputClean(): void {
 // ---- bus --------------------------------------------------------------------------------------------------------------
 
 async function overBus(handlers: ServeHandlers, name: string, directory: string | null): Promise<Host> {
-  const { SlotWorker } = await import("./slotbus.ts");
+  const { SlotWorker } = await import("./slot-worker.ts");
   const worker = await SlotWorker.open({ name, ...(directory === null ? {} : { directory }) });
   worker.serve((request) => answer(handlers, request));
   const ended = new Promise<void>((resolve) => worker.once("disconnected", () => resolve()));

@@ -1,32 +1,20 @@
-/** `SlotBus` and `SlotWorker`: the composition root, which connects the bus, its wire, contracts and the supervisor. */
+/** `SlotBus`: connects the client side of a bus, its wire, contracts and the supervisor. */
 
 import type { BusRequest, RequestOptions } from "./bus/call.ts";
 import { Dispatcher, noOptions } from "./bus/dispatcher.ts";
 import { type Diagnostics, infoOf, type SlotBusEvents, type WorkerInfo } from "./bus/events.ts";
-import { fetchHandler, fetchThrough } from "./bus/fetch.ts";
+import { fetchThrough } from "./bus/fetch.ts";
 import { type BusOptions, type ReadyOptions, type ResolvedBusOptions, resolveBusOptions } from "./bus/options.ts";
-import { Receiver } from "./bus/receiver.ts";
-import type { FetchHandler, Handler, SyncHandler } from "./bus/request.ts";
 import type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
-import type { BusStats, Spinning } from "./bus/stats.ts";
+import type { BusStats } from "./bus/stats.ts";
 import type { Connection } from "./bus/wire.ts";
-import {
-  type ResolvedWorkerOptions,
-  resolveWorkerOptions,
-  type ServeOptions,
-  serveOptions,
-  type SlotWorkerEvents,
-  type SlotWorkerOptions,
-} from "./bus/worker-options.ts";
 import { systemClock } from "./clock.ts";
 import { Closing } from "./closing.ts";
 import { findEmbedded } from "./compiled.ts";
-import type { Client, Contract, Handlers } from "./contract/contract.ts";
-import type { Implementations } from "./contract/implementations.ts";
-import { ClosedError, InvalidConfigError, type SlotbusError } from "./errors.ts";
-import { isNoAnswer } from "./errors/plain.ts";
+import type { Client, Contract } from "./contract/contract.ts";
+import { InvalidConfigError } from "./errors.ts";
 import { Hold } from "./hold.ts";
-import { closeOlder, noteOpened, openAnew } from "./hot.ts";
+import { closeOlder, keyOf, noteOpened } from "./hot.ts";
 import { NameLock } from "./native/name.ts";
 import type { Supervisor } from "./supervisor/index.ts";
 import type { WorkerPool } from "./supervisor/worker-pool.ts";
@@ -34,7 +22,6 @@ import type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
 import { MemoryClient } from "./wires/memory/client.ts";
 import { nameLeaves } from "./wires/memory/leaves.ts";
 import { noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
-import { MemoryWorker } from "./wires/memory/worker.ts";
 
 nameLeaves();
 
@@ -76,19 +63,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
   static async create(options: SlotBusOptions): Promise<SlotBus> {
     const supervisor = options?.workers === undefined ? null : await import("./supervisor/worker-pool.ts");
     const workers = supervisor && supervisor.resolveWorkers(options.workers!, findEmbedded);
-    const resolved = { ...resolveBusOptions(options), workers };
-    const { directory, name, allowedUids } = resolved;
-    await closeOlder(keyOf("bus", resolved));
-    const lock = new NameLock(directory, name, allowedUids.length > 0);
-    let bus: SlotBus;
-    try {
-      bus = new SlotBus(resolved, lock, supervisor?.WorkerPool);
-    } catch (error) {
-      lock.release();
-      throw error;
-    }
-    noteOpen(bus.#leave);
-    noteOpened(keyOf("bus", resolved), bus);
+    const bus = await SlotBus.#open("own", { ...resolveBusOptions(options), workers }, supervisor?.WorkerPool);
     try {
       await bus.#pool?.start();
       return bus;
@@ -96,6 +71,46 @@ export class SlotBus extends Closing<SlotBusEvents> {
       await bus.close({ timeout: 0 });
       throw error;
     }
+  }
+
+  /**
+   * Joins a shared bus as one of up to 64 clients: each is a process, or a part of one, that sends requests to the same workers.
+   * The first client makes the bus, and the last one ends it. Takes the options of {@link create} except `workers`, because the
+   * workers would end with this process.
+   *
+   *     await using bus = await SlotBus.connect({ name: "shop" });
+   *
+   * @throws (rejects) as {@link create}; {BusExistsError} if a live process owns the name alone.
+   */
+  static async connect(options: BusOptions): Promise<SlotBus> {
+    const resolved = resolveBusOptions(options);
+    if (options.workers === undefined) return SlotBus.#open("share", { ...resolved, workers: null });
+    throw new InvalidConfigError(
+      "SlotBus.connect takes no `workers`: they would end with this process, but serve others too.",
+      {
+        hint: "Start the workers as processes of their own, or let one process own the bus with SlotBus.create.",
+      },
+    );
+  }
+
+  static async #open(
+    how: "own" | "share",
+    options: ResolvedSlotBusOptions,
+    Pool?: typeof WorkerPool,
+  ): Promise<SlotBus> {
+    const { directory, name, allowedUids } = options;
+    await closeOlder(keyOf("bus", options));
+    const lock = await NameLock[how](directory, name, allowedUids.length > 0);
+    let bus: SlotBus;
+    try {
+      bus = new SlotBus(options, lock, Pool);
+    } catch (error) {
+      lock.release();
+      throw error;
+    }
+    noteOpen(bus.#leave);
+    noteOpened(keyOf("bus", options), bus);
+    return bus;
   }
 
   private constructor(options: ResolvedSlotBusOptions, name: NameLock, Pool?: typeof WorkerPool) {
@@ -111,6 +126,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
       (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
       (events) => new MemoryClient({ bus: options, name, tag, clock: systemClock, stalledAfter }, events),
     );
+    dispatcher.choice.client = name.client;
     this.#dispatcher = dispatcher;
     this.#pool = options.workers && Pool ? makePool(Pool, options.workers, options, dispatcher) : null;
     dispatcher.supply = this.#pool;
@@ -253,11 +269,6 @@ export class SlotBus extends Closing<SlotBusEvents> {
   };
 }
 
-/** Returns the key by which a reload recognizes a bus or a worker. */
-function keyOf(kind: "bus" | "worker", { directory, name }: { directory: string; name: string }): string {
-  return `${kind} ${directory}/${name}`;
-}
-
 function makePool(
   Pool: typeof WorkerPool,
   workers: ResolvedWorkers,
@@ -279,172 +290,5 @@ function makePool(
   return new Pool<Connection>(workers, owner, systemClock);
 }
 
-/**
- * A worker of a bus.
- *
- *     const worker = await SlotWorker.open({ name: "shop" });
- *     worker.serve((request) => `hello ${request.text()}`);
- */
-export class SlotWorker extends Closing<SlotWorkerEvents> {
-  readonly name: string;
-  readonly #receiver: Receiver;
-  #contracts: Implementations | null = null;
-  /** Whether {@link serveSync} is running. */
-  #isBlocking = false;
-
-  /**
-   * Attaches to the bus. Requests arrive after {@link serve}, {@link implement} or {@link serveSync} is called.
-   *
-   * @throws (rejects) {BusNotFoundError}, {VersionMismatchError}, `PERMISSION_DENIED`,
-   * {@link InvalidConfigError}, `RESOURCE`.
-   */
-  static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
-    const resolved = resolveWorkerOptions(options);
-    const worker = new SlotWorker(resolved);
-    const opening = worker.#receiver.wire.open(resolved.timeout);
-    return openAnew(
-      keyOf("worker", resolved),
-      opening.then(() => worker),
-    );
-  }
-
-  private constructor(resolved: ResolvedWorkerOptions) {
-    super();
-    const { name, concurrency } = resolved;
-    this.name = name;
-    const events = {
-      connected: () => void this.emit("connected"),
-      disconnected: (reason: SlotbusError) => queueMicrotask(() => this.emit("disconnected", reason)),
-      handlerError: (error: unknown, request: { id: string; path: string }) => this.#report(request, error),
-    };
-    this.#receiver = new Receiver(
-      name,
-      concurrency,
-      systemClock,
-      events,
-      (up) => new MemoryWorker(resolved, systemClock, up),
-    );
-  }
-
-  /** Whether the worker is attached to a client now. */
-  get connected(): boolean {
-    return this.#receiver.wire.isConnected;
-  }
-
-  /** Number of requests without a response and of responses that still stream. */
-  get running(): number {
-    return this.#receiver.wire.running;
-  }
-
-  /** Number of times that the client's doorbell woke the parked worker. */
-  get wakeups(): number {
-    return this.#receiver.wire.driven().wakeups;
-  }
-
-  /** Whether the worker spins while it waits for requests, and if not, why: see `spinning` of {@link SlotBus.stats}. */
-  get spinning(): Spinning {
-    return this.#receiver.wire.driven().spinning;
-  }
-
-  /** Number of requests taken so far. */
-  get served(): number {
-    return this.#receiver.served;
-  }
-
-  /**
-   * Handles requests on the event loop until the worker is closed. Attaches again when the bus restarts. Keeps the process alive.
-   * Calls of a contract go to the handlers of {@link implement}.
-   *
-   * `replace: true` replaces the previous handler; running requests finish with the previous handler.
-   *
-   * @throws {InvalidConfigError} if the worker already has a handler and `replace` is not set.
-   */
-  serve(handler: Handler | FetchHandler, options: ServeOptions = {}): this {
-    const { replace } = serveOptions.resolve(options);
-    if (super.closed) throw this.#closedError();
-    if (typeof handler !== "function" && typeof handler?.fetch !== "function") {
-      throw new InvalidConfigError("serve() takes a function or an object with a `fetch` method.");
-    }
-    if (!replace && (this.#contracts ? this.#contracts.fallback : this.#receiver.handler)) {
-      throw new InvalidConfigError(`The worker of bus "${this.name}" already has a handler.`, {
-        hint: "Handle all requests in one handler, or pass `{ replace: true }` to serve().",
-      });
-    }
-    const plain = typeof handler === "function" ? handler : fetchHandler(handler);
-    if (this.#contracts) this.#contracts.fallback = plain;
-    this.#receiver.serve(this.#contracts?.handle ?? plain);
-    return this;
-  }
-
-  /**
-   * Handles the calls of a contract, as {@link serve} handles requests. Call it again to add another contract, or to replace the
-   * handlers of a contract.
-   *
-   *     worker.implement(demo, { hello: ({ name }) => `hello ${name}`, async *count({ to }, ctx) { … } });
-   *
-   * @throws {InvalidConfigError} unless `handlers` has exactly one handler per method.
-   */
-  implement<C extends Contract>(contract: C, handlers: Handlers<C>): this {
-    if (super.closed) throw this.#closedError();
-    const { Implementations } =
-      require("./contract/implementations.ts") as typeof import("./contract/implementations.ts");
-    this.#contracts ??= new Implementations(this.#receiver.handler, (error, request) => this.#report(request, error));
-    this.#contracts.add(contract, handlers);
-    this.#receiver.serve(this.#contracts.handle);
-    return this;
-  }
-
-  /**
-   * Handles requests in a blocking loop: the thread sleeps in the kernel between requests, and the event loop does not run. The
-   * handler returns its response; a deferred response can be sent in a later call of the handler. Returns when the handler closes
-   * the worker, or when the client ends and `reconnect` is off.
-   */
-  serveSync(handler: SyncHandler): void {
-    if (super.closed) throw this.#closedError();
-    if (this.#receiver.handler) {
-      throw new InvalidConfigError("serveSync() cannot be used after serve() or implement().", {
-        hint: "Open another worker for the blocking loop.",
-      });
-    }
-    this.#isBlocking = true;
-    try {
-      this.#receiver.serveSync(handler, () => super.closed);
-    } finally {
-      this.#isBlocking = false;
-    }
-  }
-
-  #report({ id, path }: { id: string; path: string }, error: unknown): void {
-    if (this.listenerCount("handlerError") === 0) {
-      if (isNoAnswer(error)) console.error(`worker of bus "${this.name}", request ${id}: ${error.message}`);
-    } else if (this.#isBlocking) {
-      this.emit("handlerError", error, { id, path }); // microtasks do not run before the loop ends
-    } else {
-      queueMicrotask(() => this.emit("handlerError", error, { id, path }));
-    }
-  }
-
-  /** Whether the worker takes no more requests: it was closed, or its client has ended and the worker does not attach again. */
-  override get closed(): boolean {
-    return super.closed || this.#receiver.wire.hasEnded;
-  }
-
-  protected finish(timeout: number): Promise<void> {
-    return this.#receiver.drain(timeout);
-  }
-
-  /** Says goodbye and detaches. */
-  protected async end(): Promise<void> {
-    this.#receiver.wire.close(this.#closedError());
-  }
-
-  #closedError(): ClosedError {
-    return new ClosedError(`The worker of bus "${this.name}"`);
-  }
-}
-
 /** A bus on any wire: without the methods that need shared memory. */
 export interface PortableBus extends Omit<SlotBus, "borrow" | "requestSync" | "diagnostics" | "evict"> {}
-
-/** A worker on any wire: without the methods that need shared memory. */
-export interface PortableWorker extends Omit<SlotWorker, "serveSync" | "wakeups" | "spinning"> {}

@@ -11,7 +11,8 @@ import { SlotbusError, InvalidConfigError, NoWorkerError } from "./errors.ts";
 import { unknownWorker } from "./errors/plain.ts";
 import { type Given, integer, Options, optional, refuse, row, text, timeout } from "./options.ts";
 import { defaultDirectory } from "./runtime-directory.ts";
-import { SlotBus, type SlotBusOptions, SlotWorker } from "./slotbus.ts";
+import { SlotWorker } from "./slot-worker.ts";
+import { SlotBus, type SlotBusOptions } from "./slotbus.ts";
 
 export * from "./errors.ts";
 

@@ -948,7 +948,7 @@ test("`await using` closes a bus and a worker", async () => {
 test("a create that fails half-way frees its name and descriptors", async () => {
   await using space = new Workspace();
   const before = [descriptors(), mappings()];
-  const obstacle = join(space.directory, `${space.name}.sock`);
+  const obstacle = join(space.directory, `${space.name}.new`);
   mkdirSync(obstacle);
   const error = await rejection(space.bus());
   expect(error).toMatchObject({ code: "RESOURCE" });

@@ -10,7 +10,9 @@ import type { Entry } from "../src/cli/ls.ts";
 import type { Frame } from "../src/cli/top.ts";
 import { Contest } from "../src/contest/index.ts";
 import { Fleet } from "../src/events/index.ts";
-import { cString, native } from "../src/native/library.ts";
+import { Door } from "../src/native/door.ts";
+import { C, cString, native } from "../src/native/library.ts";
+import { NameLock } from "../src/native/name.ts";
 import { Child, mappings, stop, until, Workspace } from "./support.ts";
 
 const program = join(import.meta.dir, "../src/cli/slotbus.ts");
@@ -657,9 +659,46 @@ test("clean never removes a locked name, as of a client that is still starting, 
     await using look = await Fleet.observe({ name: "crew", directory: desk.directory });
     expect(look.members().length).toBe(1);
   } finally {
-    native.sb_name_unlock(dir, cString("starting"), lock);
+    native.sb_name_unlock(dir, cString("starting"), -1, lock);
     native.sb_fd_close(dir);
   }
+}, 20_000);
+
+test("ls and clean know a shared name once; clean removes what its dead left, and nothing of the living", async () => {
+  await using desk = new Desk();
+  const at = (file: string): string => join(desk.directory, file);
+  const dir = native.sb_dir_open(cString(desk.directory), 0, 0);
+  const door = Door.open(dir, "shop", false)!;
+  expect(await desk.entries()).toEqual([]); // a worker that waits for a bus
+  const living = desk.files();
+  const lock = await NameLock.share(desk.directory, "shop", false);
+  living.push("shop.lock", "shop@0.sock");
+  const dead = ["shop@3.sock", "shop@4.new", `shop@${"0".repeat(16)}.door`];
+  for (const file of ["shop@0.sock", ...dead]) writeFileSync(at(file), "");
+  const owned = ["gone.new", "gone.sock", "gone@1.sock"];
+  for (const file of owned) writeFileSync(at(file), "");
+  const all = desk.files();
+  try {
+    expect((await desk.entries()).map(({ name }) => name)).toEqual(["shop", "gone"]);
+    const reason = (count: number): string => `${count} ${count === 1 ? "file" : "files"} of dead clients or workers`;
+    const planned = await desk.clean(["--dry-run"]);
+    expect(planned).toEqual([
+      { kind: "bus", name: "shop", action: "kept", reason: "it is alive" },
+      { kind: "bus", name: "gone", action: "would remove", reason: "nobody holds its lock" },
+      { kind: "bus", name: "gone", action: "would remove", reason: reason(1) },
+      { kind: "bus", name: "shop", action: "would remove", reason: reason(3) },
+    ]);
+    expect(desk.files()).toEqual(all);
+    expect((await desk.clean()).map(({ action }) => action)).toEqual(["kept", "removed", "removed", "removed"]);
+    expect(desk.files()).toEqual(living.toSorted());
+    expect(await desk.clean()).toEqual([planned[0]!]);
+    expect(native.sb_name_probe(dir, cString("shop"))).toBe(C.SB_NAME_SHARED);
+  } finally {
+    lock.release();
+    door.close();
+    native.sb_fd_close(dir);
+  }
+  expect(desk.files()).toEqual([]);
 }, 20_000);
 
 test("clean keeps a stopped hub, its worker's bus and its control socket", async () => {

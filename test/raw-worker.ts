@@ -13,6 +13,7 @@ export class RawWorker {
   slot = -1;
   token = 0;
   readonly #worker: Pointer;
+  readonly #sessions: Pointer;
   readonly #request: Uint32Array;
   readonly #region: DataView;
   readonly #arenas: number;
@@ -38,6 +39,8 @@ export class RawWorker {
 
   private constructor(worker: Pointer) {
     this.#worker = worker;
+    this.#sessions = native.sb_sessions_open() as Pointer;
+    native.sb_sessions_add(this.#sessions, worker);
     this.fd = native.sb_worker_fd(worker);
     this.#request = new Uint32Array(view(native.sb_worker_request(worker) as number, 40));
     const header = new DataView(view(native.sb_worker_header(worker) as number, 128));
@@ -61,7 +64,7 @@ export class RawWorker {
 
   /** Claims a published request. */
   tryTake(): boolean {
-    if (native.sb_slot_take(this.#worker, 0) !== 1) return false;
+    if (native.sb_sessions_take(this.#sessions, 0, 1) !== C.SB_SESSION_TAKEN) return false;
     this.slot = this.#request[0]!;
     this.token = this.#request[1]!;
     return true;
@@ -134,6 +137,7 @@ export class RawWorker {
   }
 
   close(): void {
+    native.sb_sessions_close(this.#sessions);
     native.sb_worker_close(this.#worker, 1);
   }
 

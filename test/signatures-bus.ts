@@ -92,8 +92,9 @@ export type OfSlotWorker = [
   Expect<Emits<SlotWorker, B.SlotWorkerEvents>>,
   Expect<Equal<B.SlotWorkerEvents["connected"], []>>,
   Expect<Equal<B.SlotWorkerEvents["disconnected"], [reason: B.SlotbusError]>>,
+  Expect<Equal<B.SlotWorkerEvents["refused"], [error: B.SlotbusError]>>,
   Expect<Equal<B.SlotWorkerEvents["handlerError"], [error: unknown, request: Failed]>>,
-  Expect<Equal<keyof B.SlotWorkerEvents, "connected" | "disconnected" | "handlerError">>,
+  Expect<Equal<keyof B.SlotWorkerEvents, "connected" | "disconnected" | "refused" | "handlerError">>,
 ];
 
 type Piece = Promise<IteratorResult<Uint8Array, undefined>>;

@@ -4,7 +4,14 @@ import { expect } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Handler, SlotBus, type SlotBusOptions, SlotWorker, type SlotWorkerOptions } from "../src/index.ts";
+import {
+  type BusOptions,
+  type Handler,
+  SlotBus,
+  type SlotBusOptions,
+  SlotWorker,
+  type SlotWorkerOptions,
+} from "../src/index.ts";
 import { judgeSlots } from "./slots.ts";
 import { rejection, until } from "./wait.ts";
 
@@ -88,12 +95,19 @@ export class Workspace implements AsyncDisposable {
   readonly name = `bus-${process.pid}-${++serial}`;
   /** Files that a test leaves on purpose, for example a killed client's. */
   leftovers: string[] = [];
+  /** Whether a test kills processes of a shared bus, which leave sockets and doors. */
+  leavesKilled = false;
   /** Number of `unsettledAtEnd` to expect of its buses; above 0 when a test breaks the library on purpose. */
   unsettled = 0;
   readonly #open: AsyncDisposable[] = [];
 
   async bus(options: Partial<SlotBusOptions> = {}): Promise<SlotBus> {
     return this.#keep(await SlotBus.create({ name: this.name, directory: this.directory, ...options }));
+  }
+
+  /** One of several clients of a shared bus. */
+  async client(options: Partial<BusOptions> = {}): Promise<SlotBus> {
+    return this.#keep(await SlotBus.connect({ name: this.name, directory: this.directory, ...options }));
   }
 
   async worker(handler?: Handler, options: Partial<SlotWorkerOptions> = {}): Promise<SlotWorker> {
@@ -133,7 +147,8 @@ export class Workspace implements AsyncDisposable {
       if (resource instanceof SlotBus) unsettled += resource.stats().unsettledAtEnd;
     }
     expect(unsettled).toBe(this.unsettled);
-    const left = readdirSync(this.directory).filter((file) => !this.leftovers.includes(file));
+    const ofKilled = (file: string): boolean => this.leavesKilled && /@\w+\.(sock|door)$|\.lock$/.test(file);
+    const left = readdirSync(this.directory).filter((file) => !this.leftovers.includes(file) && !ofKilled(file));
     rmSync(this.directory, { recursive: true });
     expect(left).toEqual([]);
   }

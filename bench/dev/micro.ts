@@ -45,6 +45,7 @@ interface Pair {
   client: Pointer;
   link: number;
   worker: Pointer;
+  sessions: Pointer;
 }
 
 /** The handshake without its checks. */
@@ -72,14 +73,16 @@ async function attach(directory: string): Promise<Pair> {
   }
   if (step !== 0) throw new Error(`the worker did not attach: ${errorText(step)}`);
   await Bun.sleep(10); // ATTACHED arrives
-  return { client, link, worker };
+  const sessions = native.sb_sessions_open() as Pointer;
+  native.sb_sessions_add(sessions, worker);
+  return { client, link, worker, sessions };
 }
 
 /** Takes a slot from FREE to FREE without a body. Throws if a step fails. */
-function cycle({ client, link, worker }: Pair, request: Uint32Array): void {
+function cycle({ client, link, worker, sessions }: Pair, request: Uint32Array): void {
   const slot = native.sb_slot_reserve(client, link);
   native.sb_slot_publish(client, link, slot, 0, 8, 8, BODY_BYTES, 0, 1);
-  if (native.sb_slot_take(worker, 0) !== 1) throw new Error("nothing to take");
+  if (native.sb_sessions_take(sessions, 0, 1) !== C.SB_SESSION_TAKEN) throw new Error("nothing to take");
   native.sb_slot_complete(worker, slot, request[FIELDS["sb_request.token"][0] / 4]!, 8, 8, BODY_BYTES, 200);
   if (native.sb_client_poll(client, 0) !== 1) throw new Error("no answer");
   if (native.sb_slot_release(client, link, slot) !== 0) throw new Error("the slot is not ours");

@@ -7,6 +7,8 @@ import type { Connection } from "./wire.ts";
 /** The attached workers of a bus. */
 export class Choice {
   readonly #name: string;
+  /** Number of this client on a shared bus; `null`: it is the only client. */
+  client: number | null = null;
   #all: Connection[] = [];
 
   /** `name` is the name of the bus. */
@@ -38,6 +40,7 @@ export class Choice {
 
   add(connection: Connection): void {
     this.#all.push(connection);
+    if (this.client !== null) this.#all.sort((a, b) => a.pid - b.pid || a.id - b.id); // the same order in all clients
   }
 
   remove(connection: Connection): void {
@@ -58,6 +61,26 @@ export class Choice {
   /** Returns the worker with room that has the fewest requests, and a doubtful worker last; `null` when no worker has room. */
   pick(): Connection | null {
     const all = this.#all;
+    if (this.client !== null && all.length > 1) return this.#pickShared(all, this.client) ?? this.#pickAny(all);
+    return this.#pickAny(all);
+  }
+
+  /**
+   * Returns the worker at the number of this client while it is idle, so that a few requests wake few workers. Otherwise the better
+   * of two random workers, so that clients that see the same load do not all choose the same worker (Mitzenmacher, "The power of two
+   * choices", 2001). `null`: look at all.
+   */
+  #pickShared(all: readonly Connection[], client: number): Connection | null {
+    const own = all[client % all.length]!;
+    if (own.room > 0 && own.load === 0 && !own.isDoubtful && own.elsewhere === 0) return own;
+    const first = Math.floor(Math.random() * all.length);
+    const second = (first + 1 + Math.floor(Math.random() * (all.length - 1))) % all.length;
+    const [one, other] = [all[first]!, all[second]!];
+    const best = one.load + one.elsewhere <= other.load + other.elsewhere && !one.isDoubtful ? one : other;
+    return best.room > 0 && !best.isDoubtful ? best : null;
+  }
+
+  #pickAny(all: readonly Connection[]): Connection | null {
     let best: Connection | null = null;
     for (let i = 0; i < all.length; i++) {
       const one = all[i]!;
@@ -77,9 +100,5 @@ export class Choice {
 
 function isBetter(one: Connection, than: Connection): boolean {
   const { isDoubtful } = one;
-  return isDoubtful === than.isDoubtful ? loadOf(one) < loadOf(than) : !isDoubtful;
-}
-
-function loadOf({ load, elsewhere }: Connection): number {
-  return load + elsewhere;
+  return isDoubtful === than.isDoubtful ? one.load < than.load : !isDoubtful;
 }

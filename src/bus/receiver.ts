@@ -13,6 +13,7 @@ import { noAnswer } from "../errors/plain.ts";
 export interface ReceiverEvents {
   connected(): void;
   disconnected(reason: Error): void;
+  refused(error: Error): void;
   /** A handler failed. The caller got the error too. */
   handlerError(error: unknown, request: RequestName): void;
 }
@@ -95,6 +96,10 @@ export class Receiver implements Arrivals {
   disconnected(reason: Error): void {
     this.#tellIdle();
     this.#events.disconnected(reason);
+  }
+
+  refused(error: Error): void {
+    this.#events.refused(error);
   }
 
   failedLate(request: RequestName, error: unknown): void {

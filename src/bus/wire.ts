@@ -164,6 +164,8 @@ export interface Arrivals {
   connected(): void;
   /** The attachment has ended and all its requests were aborted. */
   disconnected(reason: SlotbusError): void;
+  /** The worker could not attach to one of several clients. */
+  refused(error: SlotbusError): void;
   /**
    * Work of a handler failed after the handler returned: the source of a streamed response failed, or a deferred response was
    * dropped.

@@ -53,10 +53,12 @@ export interface ServeOptions extends Given<typeof serveRows> {}
 
 /** Events of a worker, with the arguments of their listeners. */
 export interface SlotWorkerEvents {
-  /** The worker attached, for the first time or again. */
+  /** The worker attached to a client: each one of a shared bus, and again after its end. */
   connected: [];
-  /** The client ended or closed the connection. */
+  /** A client ended or closed the connection. */
   disconnected: [reason: SlotbusError];
+  /** The worker is attached to a client of a shared bus, and another client refused it or speaks another version. */
+  refused: [error: SlotbusError];
   /** A handler failed. The caller gets the error too. Without a listener, a `NO_ANSWER` error is printed to standard error. */
   handlerError: [error: unknown, request: { id: string; path: string }];
 }

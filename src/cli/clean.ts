@@ -4,7 +4,7 @@ import { closeSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { Fleet } from "../fleet/fleet.ts";
-import { lockName, openDirectory } from "../native/directory.ts";
+import { lockName, openDirectory, sweepName } from "../native/directory.ts";
 import { removeFleet } from "../native/fleet.ts";
 import { type BusName, readNames } from "./directory.ts";
 import { print } from "./terminal.ts";
@@ -28,7 +28,7 @@ export function command(): Command {
     .option("--dry-run", "print what would be removed, and remove nothing")
     .addHelpText(
       "after",
-      "\nA process counts as dead when the kernel has released its lock: on NAME.lock for\na bus, on the member's byte of NAME.fleet for a fleet. Names whose lock cannot\nbe checked are kept; then the exit code is 1.",
+      "\nA process counts as dead when the kernel has released its lock: on NAME.lock for\na bus, on its byte of NAME.lock for a client that shares a bus, on the member's byte of\nNAME.fleet for a fleet. The door of a worker is dead when no process has it open.\nNames whose lock cannot be checked are kept; then the exit code is 1.",
     )
     .action(async ({ json, directory, dryRun }: CommonFlags & { dryRun?: boolean }) => {
       const cleaned = await cleanAll(directory, dryRun === true);
@@ -40,11 +40,12 @@ export function command(): Command {
 const ALIVE = "it is alive";
 
 async function cleanAll(given: string | undefined, isDry: boolean): Promise<Cleaned[]> {
-  const { directory, buses, fleets } = readNames(given);
+  const { directory, buses, fleets, shared } = readNames(given);
   const dir = openDirectory(directory, { shared: given !== undefined });
   if (dir === null) return [];
   try {
     const cleaned = buses.map((bus) => cleanBus(dir, directory, bus, isDry));
+    cleaned.push(...shared.flatMap((name) => cleanShared(dir, name, isDry)));
     for (const name of fleets) cleaned.push(await cleanFleet(dir, directory, name, isDry));
     return cleaned;
   } finally {
@@ -67,6 +68,15 @@ function cleanBus(dir: number, directory: string, { name, isAlive, pid, problem 
   rmSync(join(directory, `${name}.control`), { force: true }); // for a hub; safe because we hold the name's lock
   lock.release();
   return { ...entry, action: "removed", reason };
+}
+
+/** Removes the files of dead clients and workers of a shared name, also beside those that live. */
+function cleanShared(dir: number, name: string, isDry: boolean): Cleaned[] {
+  const { files, problem } = sweepName(dir, name, !isDry);
+  if (problem !== null) return [kept({ kind: "bus", name }, problem)];
+  if (files === 0) return [];
+  const reason = `${files} ${files === 1 ? "file" : "files"} of dead clients or workers`;
+  return [{ kind: "bus", name, action: isDry ? "would remove" : "removed", reason }];
 }
 
 /** Removes a fleet's file under its join lock. A process that joins meanwhile waits, and then creates a new file. */

@@ -33,7 +33,12 @@ export interface Names {
   readonly directory: string;
   readonly buses: readonly BusName[];
   readonly fleets: readonly string[];
+  /** Names with files `NAME@…`: sockets of clients that share the name, and doors of workers. */
+  readonly shared: readonly string[];
 }
+
+/** A file of a client that shares a name, or the door of a worker. */
+const SHARED = /^([\w.-]+)@(?:\d+\.sock|[0-9a-f]+\.(?:door|new))$/;
 
 export function processInfo(pid: number): ProcessInfo | null {
   try {
@@ -62,19 +67,20 @@ export function shortCommand({ command }: Pick<ProcessInfo, "command">): string 
 export function readNames(given: string | undefined): Names {
   const directory = resolveDirectory(given);
   const dir = openDirectory(directory, { shared: given !== undefined });
-  if (dir === null) return { directory, buses: [], fleets: [] };
+  if (dir === null) return { directory, buses: [], fleets: [], shared: [] };
   try {
     const files = readdirSync(directory).sort();
     const ending = (suffix: string): string[] =>
       files.filter((file) => file.endsWith(suffix)).map((file) => file.slice(0, -suffix.length));
-    const names = new Set([...ending(".lock"), ...ending(".sock")]);
+    const names = new Set([...ending(".lock"), ...ending(".sock").filter((name) => !name.includes("@"))]);
+    const shared = new Set(files.map((file) => SHARED.exec(file)?.[1]).filter((name) => name !== undefined));
     const buses = [...names].map((name) => {
       const probed = probeName(dir, name);
       const pid = Number.parseInt(readText(join(directory, `${name}.lock`)), 10) || 0;
       const owner = probed.isAlive ? processInfo(pid) : null;
       return { name, ...probed, isHub: files.includes(`${name}.control`), pid, owner };
     });
-    return { directory, buses, fleets: ending(".fleet") };
+    return { directory, buses, fleets: ending(".fleet"), shared: [...shared] };
   } finally {
     closeSync(dir);
   }

@@ -205,7 +205,7 @@ async function measure(bus: import("../slotbus.ts").SlotBus): Promise<Float64Arr
 }
 
 async function answerRoundTrips(name: string, directory: string | undefined): Promise<void> {
-  const { SlotWorker } = await import("../slotbus.ts");
+  const { SlotWorker } = await import("../slot-worker.ts");
   const worker = await SlotWorker.open({ name, reconnect: false, ...(directory !== undefined && { directory }) });
   worker.serve(({ body }) => body);
   worker.once("disconnected", () => process.exit(0));

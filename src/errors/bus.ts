@@ -10,18 +10,50 @@ import { describeExit, type ExitReport } from "./exit.ts";
 export class InvalidConfigError extends define("INVALID_CONFIG", asGiven) {}
 
 /**
- * A running bus or hub already uses this name.
- * @cure Find its process with `slotbus ls` and stop it, or choose another name. In one process, close the first.
+ * `taken`: `create` met an owner; `owned`: `connect` met an owner; `shared`: `create` met clients that share the name.
  */
-export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid: number, isOurs: boolean = false) => ({
-  message: `A bus or hub named "${name}" is already running${ownerPid ? ` (pid ${ownerPid}${isOurs ? ", this process" : ""})` : ""}.`,
-  hint: isOurs ? "Close it first, or choose another name." : "Choose another name, or stop that process.",
-  retryable: true,
-  fields: {
-    /** Process id that the owner wrote into its lock file; 0 when unknown. For information only. */
-    ownerPid,
+type NameConflict = "taken" | "owned" | "shared";
+
+function describeConflict(name: string, owner: string, isOurs: boolean, conflict: NameConflict): [string, string] {
+  if (conflict === "shared") {
+    return [
+      `Clients share the bus "${name}", so SlotBus.create cannot own it.`,
+      "Call SlotBus.connect to join them, or choose another name.",
+    ];
+  }
+  if (conflict === "owned") {
+    return [
+      `SlotBus.create or a hub owns the name "${name}"${owner}, so SlotBus.connect cannot share it.`,
+      "Call SlotBus.connect in all its clients, or choose another name.",
+    ];
+  }
+  return [
+    `A bus or hub named "${name}" is already running${owner}.`,
+    isOurs ? "Close it first, or choose another name." : "Choose another name, or stop that process.",
+  ];
+}
+
+/**
+ * Other clients hold this name: a running bus or hub owns it, or clients of `SlotBus.connect` share it.
+ * @cure Call `SlotBus.connect` in all clients that share a bus. Otherwise find the process with `slotbus ls` and stop it, or
+ * choose another name. In one process, close the first.
+ */
+export class BusExistsError extends define(
+  "BUS_EXISTS",
+  (name: string, ownerPid: number, isOurs: boolean = false, conflict: NameConflict = "taken") => {
+    const owner = ownerPid ? ` (pid ${ownerPid}${isOurs ? ", this process" : ""})` : "";
+    const [message, hint] = describeConflict(name, owner, isOurs, conflict);
+    return {
+      message,
+      hint,
+      retryable: true,
+      fields: {
+        /** Process id that the owner wrote into its lock file; 0 when unknown or shared. For information only. */
+        ownerPid,
+      },
+    };
   },
-})) {}
+) {}
 
 /**
  * No client listens on this name.

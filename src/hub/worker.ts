@@ -10,7 +10,7 @@ import { isNoAnswer } from "../errors/plain.ts";
 import { openAnew } from "../hot.ts";
 import type { Resolved } from "../options.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
-import { SlotWorker } from "../slotbus.ts";
+import { SlotWorker } from "../slot-worker.ts";
 import { HubClient } from "./client.ts";
 import { HubEmitter } from "./emitter.ts";
 import { LIFECYCLE_PATH, type Lifecycle, PING_PATH } from "./names.ts";

@@ -202,6 +202,11 @@ export class LinkHandle {
     this.arenas = native.sb_link_arenas(this.#pointer, index) as number;
   }
 
+  /** Number of requests that the worker runs for other clients. */
+  get elsewhere(): number {
+    return native.sb_link_elsewhere(this.#pointer, this.index);
+  }
+
   /** Marks the worker as attached: it can get requests, and observers see it. */
   start(pid: number, uid: number): void {
     native.sb_link_start(this.#pointer, this.index);

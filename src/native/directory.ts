@@ -30,17 +30,28 @@ export function openDirectory(directory: string, { create = false, shared = fals
   throw fileError(dir, `Cannot open the runtime directory ${directory}`);
 }
 
+/** Closes a descriptor of {@link openDirectory}; ignores -1. */
+export function closeDirectory(dir: number): void {
+  native.sb_fd_close(dir);
+}
+
 /** Throws like {@link openDirectory}. A directory that does not exist is accepted. */
 export function checkDirectory(directory: string, use: DirectoryUse = {}): void {
   const dir = openDirectory(directory, use);
   if (dir !== null) native.sb_fd_close(dir);
 }
 
-/** Whether a live process has locked a name. When that is unknown, `problem` says why and `isAlive` is `true`. */
+/** Whether live processes have locked a name. When that is unknown, `problem` says why and `isAlive` is `true`. */
 export function probeName(dir: number, name: string): { isAlive: boolean; problem: string | null } {
   const state = native.sb_name_probe(dir, cString(name));
   const isKnown = state >= 0 || state === -C.SB_ENOBUS;
-  return { isAlive: state === 1 || !isKnown, problem: isKnown ? null : errorText(state) };
+  return { isAlive: state > C.SB_NAME_FREE || !isKnown, problem: isKnown ? null : errorText(state) };
+}
+
+/** Counts the files that dead clients and workers of a shared name left; `removes` removes them. `problem`: why not. */
+export function sweepName(dir: number, name: string, removes: boolean): { files: number; problem: string | null } {
+  const files = native.sb_name_sweep(dir, cString(name), removes ? 1 : 0);
+  return files >= 0 ? { files, problem: null } : { files: 0, problem: errorText(files) };
 }
 
 /**
@@ -48,8 +59,9 @@ export function probeName(dir: number, name: string): { isAlive: boolean; proble
  */
 export function lockName(dir: number, name: string): { release(): void } | { problem: string | null } {
   const lock = native.sb_name_lock(dir, cString(name), new Uint32Array(1));
-  if (lock < 0) return { problem: lock === -C.SB_EEXISTS ? null : errorText(lock) };
-  return { release: () => native.sb_name_unlock(dir, cString(name), lock) };
+  const isTaken = lock === -C.SB_EEXISTS || lock === -C.SB_ESHARED;
+  if (lock < 0) return { problem: isTaken ? null : errorText(lock) };
+  return { release: () => native.sb_name_unlock(dir, cString(name), -1, lock) };
 }
 
 /** Returns `null` if the directory can still be created, else throws. */

@@ -1,55 +1,133 @@
-/** Locks names of buses in a runtime directory. */
+/** Locks names of buses in a runtime directory, and finds their clients. */
 
 import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { SlotbusError, BusExistsError } from "../errors.ts";
+import { BusExistsError, SlotbusError } from "../errors.ts";
 import { fileError, openDirectory } from "./directory.ts";
 import { C, cString, errorText, native } from "./library.ts";
+import type { Address } from "./worker.ts";
 
-/** The exclusive lock on a name. Its holder is the only client of the bus. */
+/** Time for which a lock that is held is tried again, in ms: `clean` and a client that leaves hold it for a moment. */
+const HELD_MS = 100;
+/** Pause between two tries, in ms. */
+const PAUSE_MS = 5;
+/** Stands for the owner of a bus among the numbers of clients. */
+export const OWNER = -1;
+
+/** A lock on a name: of its only client, the owner, or of one of the clients that share it. */
 export class NameLock {
+  /** Number of a client that shares the name; `null` for the owner. */
+  readonly client: number | null;
   readonly #dir: number;
   readonly #name: Buffer;
   readonly #lock: number;
 
   /**
-   * Locks the name. Creates the directory if necessary and removes a leftover socket.
+   * Locks the name for its only client. Creates the directory if necessary and removes a leftover socket.
    *
-   * @throws {BusExistsError} when a live process holds the name; `PERMISSION_DENIED`, `RESOURCE`.
+   * @throws (rejects) {BusExistsError} when live processes hold the name; `PERMISSION_DENIED`, `RESOURCE`.
    */
-  constructor(directory: string, name: string, shared: boolean) {
-    this.#dir = openDirectory(directory, { create: true, shared })!;
-    this.#name = cString(name);
-    const owner = new Uint32Array(1);
-    this.#lock = native.sb_name_lock(this.#dir, this.#name, owner);
-    if (this.#lock >= 0) return;
-    const error = lockError(this.#lock, join(directory, name), owner[0]!);
-    native.sb_fd_close(this.#dir);
+  static own(directory: string, name: string, shared: boolean): Promise<NameLock> {
+    return NameLock.#take(directory, name, shared, false);
+  }
+
+  /** Locks the name for one of up to 64 clients. Rejects like {@link own}. */
+  static share(directory: string, name: string, shared: boolean): Promise<NameLock> {
+    return NameLock.#take(directory, name, shared, true);
+  }
+
+  static async #take(directory: string, name: string, shared: boolean, shares: boolean): Promise<NameLock> {
+    const dir = openDirectory(directory, { create: true, shared })!;
+    const text = cString(name);
+    const out = new Uint32Array(1);
+    const lock = (): number => {
+      out[0] = 0;
+      return shares ? native.sb_name_share(dir, text, out) : native.sb_name_lock(dir, text, out);
+    };
+    let taken = lock();
+    for (let tries = 0; isHeld(taken) && tries < HELD_MS / PAUSE_MS; tries++) {
+      await Bun.sleep(PAUSE_MS);
+      taken = lock();
+    }
+    if (taken >= 0) return new NameLock(dir, text, taken, shares ? out[0]! : null);
+    const error = lockError(taken, join(directory, name), out[0]!, shares);
+    native.sb_fd_close(dir);
     throw error;
   }
 
-  /** Path of the socket; does not depend on the working directory. */
+  private constructor(dir: number, name: Buffer, lock: number, client: number | null) {
+    this.#dir = dir;
+    this.#name = name;
+    this.#lock = lock;
+    this.client = client;
+  }
+
+  /**
+   * Path at which to listen before {@link expose}; does not depend on the working directory. `expose` renames the socket, so a
+   * listener that unlinks this path when it stops removes nothing.
+   */
   get socketPath(): string {
-    return `/proc/self/fd/${this.#dir}/${this.#name.toString("utf8", 0, this.#name.length - 1)}.sock`;
+    return `/proc/self/fd/${this.#dir}/${this.#address}.new`;
+  }
+
+  /** Name of the socket without its suffix. */
+  get #address(): string {
+    const name = this.#name.toString("utf8", 0, this.#name.length - 1);
+    return this.client === null ? name : `${name}@${this.client}`;
   }
 
   /** Lets workers connect to the socket; with `shared`, workers of other users too. @throws `RESOURCE` */
   expose(shared: boolean): void {
-    const error = native.sb_name_expose(this.#dir, this.#name, shared ? 1 : 0);
-    if (error !== 0)
-      throw new SlotbusError("RESOURCE", `Cannot set the mode of ${this.socketPath}: ${errorText(error)}.`);
+    const error = native.sb_name_expose(this.#dir, this.#name, this.client ?? OWNER, shared ? 1 : 0);
+    if (error === 0) return;
+    throw new SlotbusError("RESOURCE", `Cannot listen at ${this.#address}.sock: ${errorText(error)}.`);
   }
 
-  /** Removes the files of the name and unlocks it. Call once. */
+  /** Tells the workers of a shared name that this client listens. Call after {@link expose}. */
+  knock(): void {
+    native.sb_door_knock(this.#dir, this.#name, this.client ?? 0);
+  }
+
+  /** Removes the files of the name that no other client uses, and unlocks it. Call once. */
   release(): void {
-    native.sb_name_unlock(this.#dir, this.#name, this.#lock);
+    native.sb_name_unlock(this.#dir, this.#name, this.client ?? OWNER, this.#lock);
     native.sb_fd_close(this.#dir);
   }
 }
 
-function lockError(code: number, path: string, owner: number): Error {
+/**
+ * Returns the numbers of the clients that listen on a name, {@link OWNER} for its owner; some may be dead. Throws as
+ * {@link openDirectory}.
+ */
+export function clientsThere({ name, directory, shared }: Address): number[] {
+  const dir = openDirectory(directory, { shared });
+  if (dir === null) return [];
+  const bits = new Uint32Array(2);
+  const isOwned = native.sb_name_sockets(dir, cString(name), bits) === 1;
+  native.sb_fd_close(dir);
+  return isOwned ? [OWNER, ...numbersIn(bits)] : numbersIn(bits);
+}
+
+/** Returns the numbers of the clients whose bits are set. */
+function numbersIn(bits: Uint32Array): number[] {
+  const numbers = [...Array(C.SB_CLIENTS_MAX).keys()];
+  return numbers.filter((client) => ((bits[client >> 5]! >>> (client & 31)) & 1) === 1);
+}
+
+function isHeld(code: number): boolean {
+  return code === -C.SB_EEXISTS || code === -C.SB_ESHARED || code === -C.SB_EAGAIN;
+}
+
+function lockError(code: number, path: string, owner: number, shares: boolean): Error {
   const name = basename(path);
-  if (code === -C.SB_EEXISTS) return new BusExistsError(name, owner, owner === process.pid && hasOpen(`${path}.lock`));
+  if (code === -C.SB_EEXISTS) {
+    const isOurs = owner === process.pid && hasOpen(`${path}.lock`);
+    return new BusExistsError(name, owner, isOurs, shares ? "owned" : "taken");
+  }
+  if (code === -C.SB_ESHARED) return new BusExistsError(name, 0, false, "shared");
+  if (code === -C.SB_EFULL) {
+    return new SlotbusError("RESOURCE", `Cannot share the name "${name}": it has ${C.SB_CLIENTS_MAX} clients.`);
+  }
   if (code === -C.SB_EPERM) {
     return new SlotbusError(
       "PERMISSION_DENIED",

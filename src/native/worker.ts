@@ -22,7 +22,10 @@ const TIMEOUT = wordOf("sb_request.timeout_ms");
 const METHOD = wordOf("sb_request.method");
 const SERIAL = wordOf("sb_request.serial");
 
-/** Name and directory of a bus. `shared`: the directory may belong to another user. */
+/**
+ * Directory and name of a bus, or `NAME@K` for client number K of a shared bus. `shared`: the directory may belong to another
+ * user.
+ */
 export interface Address {
   name: string;
   directory: string;
@@ -46,7 +49,7 @@ export function shakeHandsSync<Handle>(steps: Handshake<Handle>): Handle | Slotb
   return step.value;
 }
 
-/** A decoded request that {@link WorkerHandle.take} claimed. */
+/** A decoded request that a worker claimed. */
 export class TakenRequest {
   slot = 0;
   token = 0;
@@ -69,9 +72,10 @@ export class WorkerHandle {
   /** Identifies this life of the bus. */
   readonly tag: string;
   readonly flow: FlowStatus;
-  /** Filled by {@link take}. */
+  /** Filled by {@link read}. */
   readonly taken = new TakenRequest();
-  readonly #pointer: Pointer;
+  /** @internal For `Sessions`. */
+  readonly pointer: Pointer;
   /** Address of the first arena. */
   readonly arenas: number;
   readonly #words: Uint32Array<ArrayBuffer>;
@@ -84,7 +88,7 @@ export class WorkerHandle {
   }
 
   private constructor(pointer: Pointer) {
-    this.#pointer = pointer;
+    this.pointer = pointer;
     const header = new DataView(view(native.sb_worker_header(pointer) as number, HEADER_BYTES).slice(0));
     this.headLimit = header.getUint32(FIELDS["sb_header.head_limit"][0], true);
     this.payloadLimit = header.getUint32(FIELDS["sb_header.payload_limit"][0], true);
@@ -98,108 +102,64 @@ export class WorkerHandle {
 
   /** Descriptor of the control socket. An event loop reads it; the library writes to it. */
   get fd(): number {
-    return native.sb_worker_fd(this.#pointer);
+    return native.sb_worker_fd(this.pointer);
   }
 
   /** Tells the library that an event loop polls and parks. */
   loops(): void {
-    native.sb_worker_loops(this.#pointer);
+    native.sb_worker_loops(this.pointer);
   }
 
-  /** With `isFull`, {@link take} claims no request and serves running streams only. */
-  setFull(isFull: boolean): void {
-    native.sb_worker_full(this.#pointer, isFull ? 1 : 0);
-  }
-
-  /**
-   * Claims a request into {@link taken}; spins for up to `spinNs` until there is one. "moved": bytes moved in the rings
-   * of the slot in {@link taken}.
-   */
-  take(spinNs: number): "taken" | "none" | "moved" | "corrupt" {
-    const result = native.sb_slot_take(this.#pointer, spinNs);
-    if (result === 0) return "none";
+  /** Decodes the request that the sessions claimed, into {@link taken}; after "moved", only its slot is set. */
+  read(): TakenRequest {
     const { taken } = this;
     const words = this.#words;
     taken.slot = words[SLOT]!;
-    if (result === 2) return "moved";
-    if (result < 0) return "corrupt";
-    const method = words[METHOD]!;
     taken.token = words[CLAIM]!;
     taken.headBytes = words[HEAD]!;
     taken.bodyOffset = words[OFFSET]!;
     taken.bodyBytes = words[BODY]!;
     taken.timeoutMs = words[TIMEOUT]!;
+    const method = words[METHOD]!;
     taken.method = method & ~C.SB_STREAMS;
     taken.streams = (method & C.SB_STREAMS) !== 0;
     taken.serial = words[SERIAL]! + words[SERIAL + 1]! * 0x1_0000_0000;
-    return "taken";
+    return taken;
   }
 
   /** Responds to a claim; `status` 0 is an error. `false`: the caller has given up. */
   complete(slot: number, token: number, headBytes: number, offset: number, bytes: number, status: number): boolean {
-    return native.sb_slot_complete(this.#pointer, slot, token, headBytes, offset, bytes, status) === 0;
+    return native.sb_slot_complete(this.pointer, slot, token, headBytes, offset, bytes, status) === 0;
   }
 
   /** Starts a streamed response. `false`: the caller has given up. */
   begin(slot: number, token: number, headBytes: number, status: number): boolean {
-    return native.sb_slot_begin(this.#pointer, slot, token, headBytes, status) >= 0;
+    return native.sb_slot_begin(this.pointer, slot, token, headBytes, status) >= 0;
   }
 
   /** Ends a streamed response. `errorBytes`: length of the encoded error after its last byte; 0: no error. */
   finish(slot: number, token: number, errorBytes: number): void {
-    native.sb_slot_finish(this.#pointer, slot, token, errorBytes);
+    native.sb_slot_finish(this.pointer, slot, token, errorBytes);
   }
 
   /** Whether the caller of a claim has given up, or its client has gone. */
   isAborted(slot: number, token: number): boolean {
-    return native.sb_slot_aborted(this.#pointer, slot, token) === 1;
+    return native.sb_slot_aborted(this.pointer, slot, token) === 1;
   }
 
   /** See `LinkHandle.flow`. */
   move(slot: number, token: number, sent: number, taken: number, need: number): Flowed {
-    return flowed(native.sb_worker_flow(this.#pointer, slot, token, sent, taken, C.SB_FLOW_OPEN, need));
-  }
-
-  /** Asks the client for a bell at the next request. `false`: there already is work. */
-  park(canTake: boolean): boolean {
-    return native.sb_worker_park(this.#pointer, canTake ? 1 : 0) !== 0;
-  }
-
-  unpark(): void {
-    native.sb_worker_unpark(this.#pointer);
-  }
-
-  /** Whether there may be more to take. */
-  hasMore(): boolean {
-    return native.sb_worker_has_more(this.#pointer) === 1;
-  }
-
-  /** Holds the bells until {@link ring}. */
-  hold(): void {
-    native.sb_worker_hold(this.#pointer);
-  }
-
-  ring(): void {
-    native.sb_worker_ring(this.#pointer);
-  }
-
-  spread(): void {
-    native.sb_worker_spread(this.#pointer);
-  }
-
-  /** Blocks until the next bell. `false`: the client has gone. */
-  wait(): boolean {
-    return native.sb_worker_wait(this.#pointer, 0xffff_ffff) >= 0;
+    return flowed(native.sb_worker_flow(this.pointer, slot, token, sent, taken, C.SB_FLOW_OPEN, need));
   }
 
   /** Tells the client that the worker leaves. */
   goodbye(): void {
-    native.sb_worker_goodbye(this.#pointer);
+    native.sb_worker_goodbye(this.pointer);
   }
 
   /** Leaves the socket open in {@link close}: its owner closes it. */
   hangup(): void {
-    native.sb_worker_hangup(this.#pointer);
+    native.sb_worker_hangup(this.pointer);
   }
 
   /**
@@ -209,7 +169,7 @@ export class WorkerHandle {
   close(isDetached: boolean): void {
     detach(this.#words.buffer);
     detach(this.flow.buffer);
-    native.sb_worker_close(this.#pointer, isDetached ? 1 : 0);
+    native.sb_worker_close(this.pointer, isDetached ? 1 : 0);
   }
 }
 

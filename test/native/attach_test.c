@@ -254,12 +254,12 @@ TEST("a second lock is refused with the owner's pid, by the same process too, un
 	CHECK_EQ(owner, getpid());
 	int32_t other = sb_name_lock(dir, "bus2", &owner); /* another name is free */
 	CHECK(other >= 0);
-	sb_name_unlock(dir, "bus2", other);
-	sb_name_unlock(dir, "bus", lock);
+	sb_name_unlock(dir, "bus2", -1, other);
+	sb_name_unlock(dir, "bus", -1, lock);
 	CHECK_EQ(access(at("bus.lock"), F_OK), -1);
 	lock = sb_name_lock(dir, "bus", &owner);
 	CHECK(lock >= 0);
-	sb_name_unlock(dir, "bus", lock);
+	sb_name_unlock(dir, "bus", -1, lock);
 	sb_fd_close(dir);
 	scratch_remove(scratch);
 }
@@ -291,7 +291,7 @@ TEST("a killed owner's lock is free at once, and its socket is gone")
 	CHECK_EQ(access(at("bus.sock"), F_OK), -1);
 	CHECK_EQ(sb_name_lock(dir, "bus", &owner), -SB_EEXISTS);
 	CHECK_EQ(owner, getpid()); /* it replaced the dead owner's pid */
-	sb_name_unlock(dir, "bus", lock);
+	sb_name_unlock(dir, "bus", -1, lock);
 	close(ready[0]);
 	close(ready[1]);
 	sb_fd_close(dir);
@@ -336,7 +336,7 @@ TEST("a lock on a file that was unlinked between open and lock is dropped, and t
 	CHECK_EQ(held.st_ino, named.st_ino);
 	CHECK(held.st_ino != unlinked.st_ino);
 	close(old);
-	sb_name_unlock(lease_dir, "bus", lease_result);
+	sb_name_unlock(lease_dir, "bus", -1, lease_result);
 	sb_fd_close(lease_dir);
 	scratch_remove(scratch);
 }
@@ -396,15 +396,20 @@ struct meeting {
 	uint32_t peer[2];
 };
 
-static int listen_at(int32_t dir, const char *name, int backlog)
+static int listen_on(int32_t dir, const char *file, int backlog)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int fd = os_socket_open();
 	CHECK(fd >= 0);
-	CHECK_EQ(os_socket_path(dir, name, address.sun_path, sizeof address.sun_path), 0);
+	CHECK_EQ(os_socket_path(dir, file, address.sun_path, sizeof address.sun_path), 0);
 	CHECK_EQ(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
 	CHECK_EQ(listen(fd, backlog), 0);
 	return fd;
+}
+
+static int listen_at(int32_t dir, const char *name, int backlog)
+{
+	return listen_on(dir, with_suffix(name, ".sock").text, backlog);
 }
 
 /* The worker has connected and sent its JOIN; the client's end is accepted. */
@@ -580,8 +585,8 @@ TEST("a path that no sun_path could hold works all the same")
 	name[SB_NAME_MAX] = 0;
 	int32_t dir = sb_dir_open(path, 0, 0);
 	CHECK(dir >= 0);
-	int listener = listen_at(dir, name, 1);
-	CHECK_EQ(sb_name_expose(dir, name, 1), 0);
+	int listener = listen_on(dir, with_suffix(name, ".new").text, 1);
+	CHECK_EQ(sb_name_expose(dir, name, -1, 1), 0);
 	struct sb_worker *worker = sb_worker_open(dir, name, 1);
 	uint32_t peer[2];
 	CHECK_EQ(sb_worker_step(worker, peer), -SB_EAGAIN);
@@ -592,18 +597,26 @@ TEST("a path that no sun_path could hold works all the same")
 	scratch_remove(scratch);
 }
 
-TEST("a socket is exposed to its owner only, or to all when shared")
+TEST("a socket is exposed to its owner only, or to all when shared, and listens on")
 {
 	scratch_open(scratch);
 	int32_t dir = sb_dir_open(scratch, 0, 0);
-	int listener = listen_at(dir, "bus", 1);
-	CHECK_EQ(sb_name_expose(dir, "bus", 0), 0);
-	CHECK_EQ(mode_of(at("bus.sock")), 0600);
-	CHECK_EQ(sb_name_expose(dir, "bus", 1), 0);
-	CHECK_EQ(mode_of(at("bus.sock")), 0666);
-	CHECK_EQ(sb_name_expose(dir, "absent", 1), -SB_ESYS);
+	uint32_t peer[2];
+	for (int32_t client = -1; client < 2; client++) {
+		int listener = listen_on(dir, client_file("bus", client, ".new").text, 1);
+		CHECK_EQ(sb_name_expose(dir, "bus", client, client == 0), 0);
+		struct file_name file = client_file("bus", client, ".sock");
+		CHECK_EQ(mode_of(at(file.text)), client == 0 ? 0666 : 0600);
+		CHECK_EQ(access(at(client_file("bus", client, ".new").text), F_OK), -1);
+		struct file_name address = client_file("bus", client, "");
+		struct sb_worker *worker = sb_worker_open(dir, address.text, 1);
+		CHECK_EQ(sb_worker_step(worker, peer), -SB_EAGAIN);
+		CHECK_EQ(worker->step, AWAITING_HELLO);
+		sb_worker_close(worker, 1);
+		close(listener);
+	}
+	CHECK_EQ(sb_name_expose(dir, "absent", -1, 1), -SB_ESYS);
 	CHECK_EQ(sb_error_number(), ENOENT);
-	close(listener);
 	sb_fd_close(dir);
 	scratch_remove(scratch);
 }
@@ -697,7 +710,7 @@ TEST("a worker learns why it was refused also when the client has closed already
 			sb_worker_close(m.worker, 1);
 			m.worker = sb_worker_open(m.dir, "bus", 4);
 			struct sockaddr_un address = { .sun_family = AF_UNIX };
-			CHECK_EQ(os_socket_path(m.dir, "bus", address.sun_path, sizeof address.sun_path), 0);
+			CHECK_EQ(os_socket_path(m.dir, "bus.sock", address.sun_path, sizeof address.sun_path), 0);
 			CHECK_EQ(connect(m.worker->fd, (struct sockaddr *)&address, sizeof address), 0);
 			m.worker->step = JOINING;
 			m.client_fd = accept4(m.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);

@@ -334,7 +334,7 @@ TEST("a blocking worker attaches to a busy client that takes its time, and says 
 	scratch_open(scratch);
 	struct host host = { .dir = sb_dir_open(scratch, 0, 0), .listener = os_socket_open(),
 		                 .client = pair_client(4, 0) };
-	CHECK_EQ(os_socket_path(host.dir, "bus", address.sun_path, sizeof address.sun_path), 0);
+	CHECK_EQ(os_socket_path(host.dir, "bus.sock", address.sun_path, sizeof address.sun_path), 0);
 	CHECK_EQ(bind(host.listener, (struct sockaddr *)&address, sizeof address), 0);
 	CHECK_EQ(listen(host.listener, 0), 0);
 	int other = os_socket_open(); /* fills the backlog */

@@ -172,6 +172,7 @@ export class Worker implements WorkerProcess {
     const events = {
       connected: () => {},
       disconnected: () => {},
+      refused: () => {},
       handlerError: (error: unknown) => world.handlerFailed(error),
     };
     this.receiver = new Receiver(this.name, concurrency, this.host, events, (arrivals) => {

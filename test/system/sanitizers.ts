@@ -100,7 +100,7 @@ async function libraryInBun(): Promise<void> {
 const BUGS = [
   {
     file: "attach.c",
-    after: "strcpy(worker->name, name);",
+    after: "strcpy(worker->address, address);",
     bug: "volatile size_t bytes = sizeof *worker + 1; memset(worker, 0, bytes);",
     report: "AddressSanitizer: heap-buffer-overflow",
   },
@@ -112,7 +112,7 @@ const BUGS = [
   },
   {
     file: "attach.c",
-    after: "strcpy(worker->name, name);",
+    after: "strcpy(worker->address, address);",
     bug: "volatile int most = 2147483647; most = most + 1;",
     report: "runtime error: signed integer overflow",
   },

@@ -187,7 +187,7 @@ function mayLeave({ role, call, fault }: Chain, file: string): boolean {
     return ["fcntl", "newfstatat", "unlinkat"].includes(call) && file === "life.fleet"; // an orphan for the next fleet
   }
   if (role !== "client") return false;
-  if (fault === "KILL" || call === "unlinkat") return /^life\.(lock|sock)$/.test(file);
+  if (fault === "KILL" || call === "unlinkat") return /^life\.(lock|sock|new)$/.test(file);
   return (call === "fcntl" || call === "newfstatat") && file === "life.lock";
 }
 

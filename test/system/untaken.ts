@@ -4,7 +4,7 @@ export const UNTAKEN: { reason: string; lines: Record<string, string[]> }[] = [
   {
     reason: "Another process would have to act between two calls of this one, a hundred times in a row or just once.",
     lines: {
-      "attach.c": ["return -SB_EAGAIN;"],
+      "name.c": ["return -SB_EAGAIN;"],
       "os_linux.c": ["close(statm);", "statm = -1;"],
     },
   },

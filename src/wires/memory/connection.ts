@@ -22,7 +22,6 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   readonly pid: number;
   readonly uid: number;
   readonly concurrency: number;
-  readonly elsewhere = 0;
   isOpen = true;
   readonly attachment: Attachment;
   /** Number of slots that are not free, including quarantined and lent slots. */
@@ -72,6 +71,10 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     return this.stall.isDoubtful;
   }
 
+  get elsewhere(): number {
+    return this.link.elsewhere;
+  }
+
   get isBusy(): boolean {
     return this.load > this.loans.count;
   }
@@ -108,8 +111,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
       return "gone";
     }
     this.load++;
-    let bytes: number;
-    let rang: boolean;
+    let [bytes, rang] = [0, false];
     try {
       const arena = this.#arenas.request(slot);
       const head = exchange.writeHead(arena, heads, parameters);
@@ -364,10 +366,8 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   message(type: number): void {
-    if (type !== C.SB_MSG_DRAIN && type !== C.SB_MSG_GOODBYE) {
-      this.evict(`it sent an unexpected message of type ${type}`);
-      return;
-    }
+    if (type !== C.SB_MSG_DRAIN && type !== C.SB_MSG_GOODBYE)
+      return this.evict(`it sent an unexpected message of type ${type}`);
     this.#isDraining = true;
     if (type === C.SB_MSG_GOODBYE) this.isLeaving = true;
   }

@@ -14,6 +14,7 @@ import { Exchange } from "../../bus/exchange.ts";
 import { Ticker } from "../../bus/ticker.ts";
 import { Unsettled } from "../../bus/unsettled.ts";
 import { ClientHandle, LinkHandle } from "../../native/client.ts";
+import { Sessions } from "../../native/sessions.ts";
 import { WorkerHandle } from "../../native/worker.ts";
 import { Arenas } from "./arenas.ts";
 import { MemoryClient } from "./client.ts";
@@ -46,5 +47,6 @@ export function nameLeaves(): void {
   areLeaves(MemoryWorker, "mayReceive", "park", "unpark", "hold", "ring", "spread");
   areLeaves(Ticker, "start");
   areLeaves(Unsettled, "begin", "end");
-  areLeaves(WorkerHandle, "complete", "park", "unpark", "hold", "ring");
+  areLeaves(Sessions, "park", "unpark", "hold", "ring");
+  areLeaves(WorkerHandle, "complete");
 }

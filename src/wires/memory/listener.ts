@@ -88,6 +88,7 @@ export class Listener {
     this.#listener.unref();
     try {
       this.#name.expose(allowedUids.length > 0);
+      this.#name.knock();
     } catch (error) {
       this.#listener.stop(true);
       this.#listener = null;

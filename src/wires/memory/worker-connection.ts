@@ -34,6 +34,14 @@ export interface WorkerConnectionEvents {
   failedLate(request: RequestName, error: unknown): void;
 }
 
+/** What a worker runs for all its clients. */
+export class Totals {
+  /** Number of claims without a response and of claims whose response streams. */
+  running = 0;
+  /** Number of claims whose request or response body streams. */
+  streams = 0;
+}
+
 /** Reads requests from one region and writes responses into it. */
 export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   readonly handle: WorkerHandle;
@@ -45,10 +53,11 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   /** Why the client evicted this worker; `""` if it did not. */
   evictedFor = "";
   socket: Socket<undefined> | null = null;
-  /** Number of claims without a response and of claims whose response streams. */
-  running = 0;
-  /** Number of claims whose request or response body streams. */
-  streams = 0;
+  /** Number of the client on a shared bus; `null`: it owns the bus. */
+  readonly client: number | null;
+  /** Index in the sessions of the worker. */
+  readonly index: number;
+  readonly #totals: Totals;
   readonly #events: WorkerConnectionEvents;
   /** Whether {@link close} is running, which reads the remaining bytes of streams. */
   #isClosing = false;
@@ -58,12 +67,21 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   readonly #rings: (Rings<Claim> | undefined)[] = [];
   /** Number of views that could not be detached. They may show later requests, and the region stays mapped. */
   #kept = 0;
-  #isFull = false;
   readonly #headReader = new HeadReader(REQUEST_STRINGS);
   readonly #arenas: Arenas;
 
-  constructor(handle: WorkerHandle, turns: Turns, events: WorkerConnectionEvents) {
+  constructor(
+    handle: WorkerHandle,
+    client: number | null,
+    index: number,
+    totals: Totals,
+    turns: Turns,
+    events: WorkerConnectionEvents,
+  ) {
     this.handle = handle;
+    this.client = client;
+    this.index = index;
+    this.#totals = totals;
     this.#arenas = new Arenas(handle.arenas, handle.stride);
     this.turns = turns;
     this.#events = events;
@@ -78,34 +96,27 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     return `${this.handle.tag}-${serial.toString(36)}`;
   }
 
+  /** Bytes moved in the rings of a running request. */
+  moved(): void {
+    this.#rings[this.handle.read().slot]?.moved();
+  }
+
   /**
-   * Claims one request, if `canTake`. Returns `null` if there is none, `"moved"` if streams of a running request moved.
+   * Returns the request that was claimed.
    *
    * @throws `PROTOCOL` if the client broke the protocol.
    */
-  take(spinNs: number, now: number, canTake = true): WorkerRequest | "moved" | null {
+  take(now: number): WorkerRequest {
     const { handle } = this;
-    if (canTake === this.#isFull) {
-      this.#isFull = !canTake;
-      handle.setFull(!canTake);
-    }
-    const result = handle.take(spinNs);
-    if (result === "none") return null;
-    const { slot, token, headBytes, bodyOffset: offset, bodyBytes, timeoutMs, method, streams, serial } = handle.taken;
-    if (result === "moved") {
-      this.#rings[slot]?.moved();
-      return "moved";
-    }
-    if (result === "corrupt" || method >= METHODS.length) {
-      throw new SlotbusError("PROTOCOL", "The client published a request with an invalid length or method.");
-    }
+    const { slot, token, headBytes, bodyOffset: offset, bodyBytes, timeoutMs, method, streams, serial } = handle.read();
+    if (method >= METHODS.length) throw new SlotbusError("PROTOCOL", "The client published an invalid method.");
     const arena = this.#arenas.request(slot);
     const head = this.#headReader.read(arena, headBytes);
     const copies = bodyBytes <= handle.inlineSize;
     const own = copies ? arena.bytes.slice(offset, offset + bodyBytes) : null;
     const claim = new Claim(this, slot, token, offset, bodyBytes, own);
     this.#claims[slot] = claim;
-    this.running++;
+    this.#totals.running++;
     if (streams) claim.streams(this.#openRings(claim).incoming);
     return new WorkerRequest(claim, method, serial, timeoutMs, now, head);
   }
@@ -199,8 +210,8 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   release(claim: Claim): boolean {
     if (this.#claims[claim.slot] !== claim) return false;
     this.#claims[claim.slot] = null;
-    this.running--;
-    if (this.#rings[claim.slot]) this.streams--;
+    this.#totals.running--;
+    if (this.#rings[claim.slot]) this.#totals.streams--;
     this.#rings[claim.slot] = undefined;
     return true;
   }
@@ -221,7 +232,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     const { slot } = claim;
     const known = this.#rings[slot];
     if (known) return known;
-    this.streams++;
+    this.#totals.streams++;
     const { headLimit, flow } = this.handle;
     const [written, own] = [this.#arenas.request(slot), this.#arenas.response(slot)];
     return (this.#rings[slot] = new Rings(this, claim, headLimit, written, own, flow, this.turns.clock));
@@ -249,6 +260,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     for (const claim of claims) {
       claim.abort(reason);
       claim.detachViews();
+      this.release(claim);
     }
     this.writer.close();
     const isDetached = this.#arenas.detach();

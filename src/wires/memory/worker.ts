@@ -1,4 +1,4 @@
-/** The worker side in shared memory: attaches to each client of its bus in turn, and polls the connection. */
+/** The worker side in shared memory: attaches to the clients of its bus, and polls the connections. */
 
 import type { SocketHandler, UnixSocketOptions } from "bun";
 import { backoff, type Backoff } from "../../backoff.ts";
@@ -11,9 +11,11 @@ import type { Arrivals, Driven, WorkerWire } from "../../bus/wire.ts";
 import { blockFor, type Clock, sleep } from "../../clock.ts";
 import { ClosedError, BusNotFoundError, SlotbusError } from "../../errors.ts";
 import { C } from "../../native/abi.ts";
-import { type Handshake, shakeHands, shakeHandsSync, WorkerHandle } from "../../native/worker.ts";
+import { Sessions } from "../../native/sessions.ts";
+import type { WorkerHandle } from "../../native/worker.ts";
+import { Attacher } from "./attacher.ts";
 import { Driver, type Side } from "./driver.ts";
-import { WorkerConnection, type WorkerConnectionEvents } from "./worker-connection.ts";
+import { Totals, WorkerConnection, type WorkerConnectionEvents } from "./worker-connection.ts";
 
 /** Largest number of requests taken in one poll. */
 const BATCH = 64;
@@ -21,18 +23,26 @@ const BATCH = 64;
 const ATTEMPTS: Backoff = { initial: 10, max: 100 };
 const utf8 = new TextDecoder();
 
-/** The wire of a worker: at most one connection at a time, one driver. */
+/** The wire of a worker: a connection to each client of its bus, one driver. */
 export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   readonly #options: ResolvedWorkerOptions;
   readonly #clock: Clock;
   readonly #turns: Turns;
   readonly #arrivals: Arrivals;
   readonly #driver: Driver;
-  #connection: WorkerConnection | null = null;
+  readonly #sessions = new Sessions();
+  readonly #attacher: Attacher;
+  readonly #totals = new Totals();
+  /** Connections by the index of their session. */
+  readonly #connections: (WorkerConnection | undefined)[] = [];
+  /** Number of connections. */
+  #count = 0;
   /** Whether requests are taken from the event loop. */
   #isListening = false;
   #isDraining = false;
   #isClosed = false;
+  /** Whether it tries to attach again. */
+  #isSearching = false;
   hasEnded = false;
 
   constructor(options: ResolvedWorkerOptions, clock: Clock, arrivals: Arrivals) {
@@ -41,14 +51,18 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#turns = new Turns(clock);
     this.#arrivals = arrivals;
     this.#driver = new Driver(this, options.spin, clock);
+    this.#attacher = new Attacher(options, clock, {
+      attached: (handle, client) => this.#adopt(handle, client),
+      refused: (error) => this.#refused(error),
+    });
   }
 
   get isConnected(): boolean {
-    return this.#connection !== null;
+    return this.#count > 0;
   }
 
   get running(): number {
-    return this.#connection === null ? 0 : this.#connection.running;
+    return this.#totals.running;
   }
 
   driven(): Driven {
@@ -56,52 +70,80 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   }
 
   poll(spinNs: number): number {
-    const connection = this.#connection;
-    if (!connection) return 0;
+    const sessions = this.#sessions;
     const now = this.#clock.now();
     let taken = 0;
-    try {
-      while (taken < BATCH && connection.isOpen) {
-        const { canTake } = this.#arrivals;
-        if (!canTake && connection.streams === 0) break;
-        const request = connection.take(taken === 0 ? spinNs : 0, now, canTake);
-        if (!request) break;
-        if (taken++ === 0 && connection.isOpen && connection.handle.hasMore()) this.#driver.hold();
-        if (request !== "moved") this.#arrivals.arrived(request);
+    while (taken < BATCH && this.#count > 0) {
+      const { canTake } = this.#arrivals;
+      if (!canTake && this.#totals.streams === 0) break;
+      const found = sessions.take(taken === 0 ? spinNs : 0, canTake);
+      if (found === "none") break;
+      const connection = this.#connections[sessions.index]!;
+      if (found === "ended") {
+        this.#broken(
+          connection,
+          new SlotbusError("PROTOCOL", "The client published a request with an invalid length."),
+        );
+        continue;
       }
-    } catch (cause) {
-      this.#lost(connection, new SlotbusError("REGION_CORRUPT", `${this.#client} broke the protocol.`, { cause }));
+      if (found === "taken") {
+        const request = this.#take(connection, now);
+        if (!request) continue;
+        if (taken === 0 && sessions.hasMore()) this.#driver.hold();
+        this.#arrivals.arrived(request);
+      } else {
+        connection.moved();
+        if (taken === 0 && connection.isOpen && sessions.hasMore()) this.#driver.hold();
+      }
+      taken++;
     }
     return taken;
   }
 
+  /** Returns the request that a connection claimed; `null` if the client broke the protocol. */
+  #take(connection: WorkerConnection, now: number): WorkerRequest | null {
+    try {
+      return connection.take(now);
+    } catch (cause) {
+      this.#broken(connection, cause);
+      return null;
+    }
+  }
+
+  #broken(connection: WorkerConnection, cause: unknown): void {
+    this.#lost(connection, new SlotbusError("REGION_CORRUPT", `${this.#client} broke the protocol.`, { cause }));
+  }
+
   hold(): void {
-    this.#connection?.handle.hold();
+    this.#sessions.hold();
   }
 
   ring(): void {
-    this.#connection?.handle.ring();
+    this.#sessions.ring();
   }
 
   mayReceive(): boolean {
-    return this.#connection !== null && (this.#arrivals.canTake || this.#connection.streams > 0);
+    return this.#count > 0 && (this.#arrivals.canTake || this.#totals.streams > 0);
   }
 
   park(): boolean {
-    return !this.#connection || this.#connection.handle.park(this.#arrivals.canTake);
+    return this.#sessions.park(this.#arrivals.canTake);
   }
 
   unpark(): void {
-    this.#connection?.handle.unpark();
+    this.#sessions.unpark();
   }
 
   spread(): void {
-    this.#connection?.handle.spread();
+    this.#sessions.spread();
   }
 
   answered(bytes: number): void {
     this.#driver.expect(bytes, false); // a caller that gets a response may send another request
     this.#arrivals.answered();
+    // What other clients published while this worker was full rang its bell then.
+    const hasRoomAgain = this.#count > 1 && this.#totals.running === this.#options.concurrency - 1;
+    if (hasRoomAgain && this.#sessions.hasMore()) this.#driver.wake();
   }
 
   corrupt(connection: WorkerConnection, slot: number): void {
@@ -113,28 +155,31 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#arrivals.failedLate(request, error);
   }
 
+  #refused(error: SlotbusError): void {
+    if (this.#count > 0) this.#arrivals.refused(error);
+  }
+
   async open(waitMs: number): Promise<void> {
     const { name, directory } = this.#options;
     const started = this.#clock.now();
     for (let attempt = 0; ; attempt++) {
-      const result = await shakeHands(this.#handshake(), this.#clock);
-      if (result instanceof WorkerHandle) return this.#adopt(result);
+      const error = await this.#attacher.look();
+      if (this.#count > 0) return;
       const waited = this.#clock.now() - started;
-      if (!result.retryable || waited >= waitMs) {
-        if (result instanceof BusNotFoundError) throw new BusNotFoundError(name, directory, waited);
-        throw result;
+      if (error !== null && (!error.retryable || waited >= waitMs)) {
+        this.#shut();
+        throw error instanceof BusNotFoundError ? new BusNotFoundError(name, directory, waited) : error;
       }
       await sleep(this.#clock, Math.min(backoff(attempt, ATTEMPTS, this.#clock.random), waitMs - waited));
+      if (this.#count > 0) return;
     }
   }
 
-  #handshake(): Handshake<WorkerHandle> {
-    return WorkerHandle.attach(this.#options, this.#options.concurrency, this.#clock, () => this.#isClosed);
-  }
-
-  #adopt(handle: WorkerHandle): void {
-    const connection = new WorkerConnection(handle, this.#turns, this);
-    this.#connection = connection;
+  #adopt(handle: WorkerHandle, client: number | null): void {
+    const index = this.#sessions.add(handle);
+    const connection = new WorkerConnection(handle, client, index, this.#totals, this.#turns, this);
+    this.#connections[index] = connection;
+    this.#count++;
     if (this.#isDraining) connection.writer.send(C.SB_MSG_DRAIN);
     if (this.#isListening) this.#listen(connection);
     this.#driver.wake();
@@ -143,8 +188,13 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
 
   listen(): void {
     this.#isListening = true;
-    if (this.#connection && !this.#connection.socket) this.#listen(this.#connection);
+    for (const connection of this.#open) if (!connection.socket) this.#listen(connection);
     this.#driver.wake();
+  }
+
+  /** The connections that are open. */
+  get #open(): WorkerConnection[] {
+    return this.#connections.filter((connection) => connection !== undefined);
   }
 
   /** Registers the control socket with the event loop; the library continues to write to it. */
@@ -187,18 +237,26 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     return new SlotbusError("EVICTED", message);
   }
 
-  /** Reports that the attachment has ended and, unless `reconnect` is off, attaches again. */
+  /** Reports that a connection has ended. If it was the last and `reconnect` is on, attaches again. */
   #lost(connection: WorkerConnection, reason: SlotbusError, isBlocking = false): void {
-    if (this.#connection !== connection) return;
+    if (this.#connections[connection.index] !== connection) return;
     this.#detach(connection, reason);
     const { reconnect } = this.#options;
-    this.hasEnded = !reconnect || (!isBlocking && (this.#isClosed || this.#isDraining));
+    const isLast = this.#count === 0;
+    this.hasEnded = isLast && (!reconnect || (!isBlocking && (this.#isClosed || this.#isDraining)));
+    if (this.hasEnded) this.#shut();
     this.#arrivals.disconnected(reason);
-    if (reconnect && !isBlocking && !this.hasEnded) void this.#attachAgain(reconnect);
+    if (isBlocking || this.#isClosed || this.#isDraining) return;
+    if (!isLast)
+      void this.#attacher.look(); // the client's successor may have come before its end was known
+    else if (reconnect && !this.#isSearching) void this.#attachAgain(reconnect);
   }
 
   #detach(connection: WorkerConnection, reason: SlotbusError): void {
-    this.#connection = null;
+    this.#connections[connection.index] = undefined;
+    this.#count--;
+    this.#sessions.remove(connection.index);
+    this.#attacher.left(connection.client);
     if (connection.socket) {
       connection.handle.hangup(); // Bun closes the descriptor
       connection.socket.terminate();
@@ -207,60 +265,69 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   }
 
   async #attachAgain(pauses: Backoff): Promise<void> {
-    for (let attempt = 0; !this.#isClosed && !this.#isDraining; attempt++) {
+    this.#isSearching = true;
+    for (let attempt = 0; this.#count === 0 && !this.#isClosed && !this.#isDraining; attempt++) {
       await sleep(this.#clock, backoff(attempt, pauses, this.#clock.random));
-      const result = await shakeHands(this.#handshake(), this.#clock);
-      if (!(result instanceof WorkerHandle)) continue;
-      if (!this.#isClosed) return this.#adopt(result);
-      result.goodbye(); // the client may already count this worker as attached
-      result.close(false);
+      if (this.#count === 0 && !this.#isClosed) await this.#attacher.look();
     }
-    this.hasEnded = true;
+    this.#isSearching = false;
+    if (this.#count === 0) {
+      this.hasEnded = true;
+      this.#shut();
+    }
   }
 
   block(handle: (request: WorkerRequest) => void, isOver: () => boolean): void {
     const { reconnect } = this.#options;
     let attempt = 0;
     while (!isOver()) {
-      const connection = this.#connection;
-      if (connection) {
+      if (this.#count > 0) {
         attempt = 0;
-        this.#blockOn(connection, handle, isOver);
-        if (!isOver()) this.#lost(connection, new ClosedError(this.#client, { retryable: true }), true);
+        this.#blockOnce(handle);
       } else if (!reconnect) {
         return;
       } else {
         blockFor(backoff(attempt++, reconnect, this.#clock.random));
-        const result = shakeHandsSync(this.#handshake());
-        if (result instanceof WorkerHandle) this.#adopt(result);
+        this.#attacher.lookSync();
       }
     }
   }
 
-  #blockOn(connection: WorkerConnection, handle: (request: WorkerRequest) => void, isOver: () => boolean): void {
-    const spinNs = DEFAULT_SPIN_US * 1000;
-    while (!isOver() && connection.isOpen) {
-      const request = connection.take(spinNs, this.#clock.now());
-      if (request === "moved") continue;
+  #blockOnce(handle: (request: WorkerRequest) => void): void {
+    const sessions = this.#sessions;
+    let found = sessions.take(DEFAULT_SPIN_US * 1000, true);
+    if (found === "none") found = sessions.wait(this.#attacher.door);
+    if (found === "none") return;
+    if (found === "knock") return this.#attacher.lookSync();
+    const connection = this.#connections[sessions.index]!;
+    if (found === "taken") {
+      const request = this.#take(connection, this.#clock.now());
       if (request) handle(request);
-      else if (!connection.handle.wait()) return;
-    }
+    } else if (found === "moved") connection.moved();
+    else this.#lost(connection, new ClosedError(this.#client, { retryable: true }), true);
   }
 
   drain(): void {
-    if (!this.#isDraining) this.#connection?.writer.send(C.SB_MSG_DRAIN);
+    if (!this.#isDraining) for (const { writer } of this.#open) writer.send(C.SB_MSG_DRAIN);
     this.#isDraining = true;
     // One more poll takes the requests that the client published before it read the message.
     this.#driver.wake();
   }
 
   close(reason: SlotbusError): void {
+    this.#shut();
+    for (const connection of this.#open) {
+      connection.handle.goodbye();
+      this.#detach(connection, reason);
+    }
+    this.#sessions.close();
+  }
+
+  /** Attaches to no more clients. */
+  #shut(): void {
     this.#isClosed = true;
+    this.#attacher.close();
     this.#driver.stop();
-    const connection = this.#connection;
-    if (!connection) return;
-    connection.handle.goodbye();
-    this.#detach(connection, reason);
   }
 
   get #client(): string {

@@ -146,7 +146,7 @@ static void attach_and_detach(uint64_t cycles)
 	expect_same("after all attachments", before, footprint(), SLACK_KIB);
 	sb_client_close(client);
 	close(listener);
-	sb_name_unlock(dir, "cycles", lock);
+	sb_name_unlock(dir, "cycles", -1, lock);
 }
 
 /* ---- clients come and go ------------------------------------------------------------------ */
@@ -176,7 +176,6 @@ static void client_once(enum end end)
 		close(lock);
 		return;
 	}
-	MUST(sb_name_expose(dir, "cycles", 0) == 0);
 	struct sb_client *client = open_client(SLOTS, 0);
 	struct caller caller;
 	uint32_t link = 0;
@@ -189,7 +188,7 @@ static void client_once(enum end end)
 	sb_link_drop(client, link, 1);
 	close(caller.fd);
 	close(listener);
-	sb_name_unlock(dir, "cycles", lock);
+	sb_name_unlock(dir, "cycles", -1, lock);
 	sb_client_close(client);
 	leave(worker);
 	ended[1][end]++;

@@ -188,7 +188,7 @@ int listen_on(const char *name)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int fd = os_socket_open();
 	MUST(fd >= 0);
-	MUST(os_socket_path(dir, name, address.sun_path, sizeof address.sun_path) == 0);
+	MUST(os_socket_path(dir, with_suffix(name, ".sock").text, address.sun_path, sizeof address.sun_path) == 0);
 	bool bound = bind(fd, (struct sockaddr *)&address, sizeof address) == 0;
 	if (bound && listen(fd, 64) == 0) return fd;
 	close(fd);

@@ -426,7 +426,7 @@ int main(int argc, char **argv)
 	expect_same("after the kills", before, footprint(), 2048);
 	sb_client_close(client);
 	close(listener);
-	sb_name_unlock(dir, "kills", lock);
+	sb_name_unlock(dir, "kills", -1, lock);
 	if (footprint().entries != 0) problem(LEAKED, "the directory is not empty");
 	audit();
 	for (int row = 0; row < ROWS; row++)

@@ -160,7 +160,7 @@ static void be_client(void)
 	if (listener >= 0) close(listener);
 	leave(life);
 	if (random_below(&seed, 2) == 0) nap(random_below(&seed, 100000)); /* else it hardly dies here */
-	sb_name_unlock(dir, "names", lock);
+	sb_name_unlock(dir, "names", -1, lock);
 	sb_client_close(client);
 }
 
@@ -284,7 +284,7 @@ int main(int argc, char **argv)
 	uint32_t owner = 0;
 	int32_t lock = sb_name_lock(dir, "names", &owner);
 	if (lock < 0) problem(LEAKED, "at the end the name is not free: %d, owner %u", lock, owner);
-	if (lock >= 0) sb_name_unlock(dir, "names", lock);
+	if (lock >= 0) sb_name_unlock(dir, "names", -1, lock);
 	before.entries = 0;
 	expect_same("at the end", before, footprint(), 2048);
 	for (int place = 0; place < PLACE_COUNT; place++)

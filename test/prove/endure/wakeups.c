@@ -348,6 +348,6 @@ int main(int argc, char **argv)
 	}
 	report(trips, delayed);
 	sb_client_close(client);
-	sb_name_unlock(dir, "wakeups", lock);
+	sb_name_unlock(dir, "wakeups", -1, lock);
 	return finish();
 }

@@ -149,7 +149,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a worker that breaks the protocol is evicted",
     file: "wires/memory/connection.ts",
-    edits: [["this.evict(`it sent an unexpected message of type ${type}`);", ""]],
+    edits: [["return this.evict(`it sent an unexpected message of type ${type}`);", ";"]],
     suite: "link",
     test: "an unknown message",
   },

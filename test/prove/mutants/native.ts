@@ -3,7 +3,15 @@
 import type { Edits, Rule } from "./rule.ts";
 
 export type NativeFile =
-  "slot_client.c" | "slot_worker.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
+  | "slot_client.c"
+  | "slot_worker.c"
+  | "stream.c"
+  | "wait.c"
+  | "region.c"
+  | "attach.c"
+  | "name.c"
+  | "door.c"
+  | "os_linux.c";
 
 /** Group of inputs of `malformed.ts`. */
 type Part = "hello" | "refused" | "join" | "client" | "worker";
@@ -29,9 +37,7 @@ const rules: (Tested | Attacked)[] = [
   {
     rule: "a worker checks for work again after it has set `parked`",
     file: "wait.c",
-    edits: [
-      ["if (can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)) return 1;", "(void)can_take; return 1;"],
-    ],
+    edits: [["if (!worker_finds(worker, can_take)) return 1;", "(void)can_take; return 1;"]],
     test: "a parked worker is rung once for many requests",
   },
   {
@@ -256,19 +262,159 @@ const rules: (Tested | Attacked)[] = [
   {
     rule: "a name has one owner",
     file: "os_linux.c",
-    edits: [
-      [
-        "if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;\n\treturn errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);",
-        "(void)lock;\n\treturn 0;",
-      ],
-    ],
+    edits: [["return set_lock(fd, bytes_of(F_WRLCK, 0, 0), -SB_EEXISTS);", "(void)fd;\n\treturn 0;"]],
     test: "a second lock is refused with the owner's pid, by the same process too, until the ",
   },
   {
     rule: "a lock on a file that was unlinked does not count",
-    file: "attach.c",
-    edits: [["if (!file_is_named(dir, file.text, fd)) {", "if (false) {"]],
+    file: "name.c",
+    edits: [["if (error == 0 && file_is_named(dir, file.text, fd)) return fd;", "if (error == 0) return fd;"]],
     test: "a lock on a file that was unlinked between open and lock is dropped, and the new file ",
+  },
+  {
+    rule: "clients of a shared name have different numbers",
+    file: "os_linux.c",
+    edits: [["return set_lock(fd, bytes_of(F_WRLCK, start, 1), -SB_EBUSY);", "(void)start;\n\t(void)fd;\n\treturn 0;"]],
+    test: "clients of a shared name get the lowest free number, and the last one removes the lock file",
+  },
+  {
+    rule: "a client shares no name that an owner has",
+    file: "os_linux.c",
+    edits: [["return set_lock(fd, bytes_of(F_RDLCK, 0, 1), -SB_EEXISTS);", "(void)fd;\n\treturn 0;"]],
+    test: "an owner and clients that share the name exclude each other, and the error says which it is",
+  },
+  {
+    rule: "a shared name is told from an owned one",
+    file: "os_linux.c",
+    edits: [["return lock.l_type == F_RDLCK ? SB_NAME_SHARED : SB_NAME_OWNED;", "return SB_NAME_OWNED;"]],
+    test: "an owner and clients that share the name exclude each other, and the error says which it is",
+  },
+  {
+    rule: "a shared name has at most 64 clients",
+    file: "name.c",
+    edits: [
+      [
+        "for (int32_t client = 0; client < SB_CLIENTS_MAX; client++) {",
+        "for (int32_t client = 0; client <= SB_CLIENTS_MAX; client++) {",
+      ],
+    ],
+    test: "64 clients share a name, the next is refused, and each is seen by its bit",
+  },
+  {
+    rule: "only the last client removes the lock file",
+    file: "name.c",
+    edits: [
+      ["if (os_file_lock(fd) == 0 && file_is_named(dir, file.text, fd)) {", "if (file_is_named(dir, file.text, fd)) {"],
+    ],
+    test: "clients of a shared name get the lowest free number, and the last one removes the lock file",
+  },
+  {
+    rule: "a client drops its locks before it checks whether it is the last",
+    file: "name.c",
+    edits: [["\tos_bytes_unlock(fd, 0, 0);\n", ""]],
+    test: "of clients that leave at the same time one removes the lock file",
+    runs: 5,
+  },
+  {
+    rule: "a client that leaves as the last removes only the lock file that it has locked",
+    file: "name.c",
+    edits: [["if (os_file_lock(fd) == 0 && file_is_named(dir, file.text, fd)) {", "if (os_file_lock(fd) == 0) {"]],
+    test: "a client whose lock file was replaced does not remove the new one",
+  },
+  {
+    rule: "the last client removes the files of killed clients",
+    file: "name.c",
+    edits: [["\t\tsweep(dir, name, fd, true);\n", ""]],
+    test: "a client that leaves removes its own files; the last one also those of killed clients",
+  },
+  {
+    rule: "a client removes what a killed client with its number left",
+    file: "name.c",
+    edits: [["\tremove_sockets(dir, name, client);\n\tout[0] = (uint32_t)client;", "\tout[0] = (uint32_t)client;"]],
+    test: "the number of a killed client is free at once, and the next client with it removes its files",
+  },
+  {
+    rule: "a client removes what a killed owner left",
+    file: "name.c",
+    edits: [["\tremove_sockets(dir, name, -1); /* an owner would hold byte 0 */\n", ""]],
+    test: "a client that shares the name of a killed owner removes the owner's sockets and its pid",
+  },
+  {
+    rule: "a client of a shared name leaves no pid of a dead owner",
+    file: "name.c",
+    edits: [["(fchmod(fd, 0600) != 0 || ftruncate(fd, 0) != 0)", "fchmod(fd, 0600) != 0"]],
+    test: "a client that shares the name of a killed owner removes the owner's sockets and its pid",
+  },
+  {
+    rule: "the number in an address is below 64",
+    file: "name.c",
+    edits: [["return number < SB_CLIENTS_MAX ? number : -1;", "return number;"]],
+    test: "an address is a name, or a name with the number of a client: 0 to 63, decimal, without ",
+  },
+  {
+    rule: "the socket of a client is seen by its bit",
+    file: "name.c",
+    edits: [
+      ["out[k / 32] |= 1u << k % 32;\n\tstruct file_name owner", "out[0] |= 1u << k % 32;\n\tstruct file_name owner"],
+    ],
+    test: "the sockets of a name are seen without its lock file: one bit for each client, and the owner's",
+  },
+  {
+    rule: "a sweep removes no file of a living client",
+    file: "door.c",
+    edits: [
+      [
+        "return removes ? os_bytes_lock(lock, byte) == 0 : !os_bytes_locked(lock, byte, 1);",
+        "return !removes || os_bytes_lock(lock, byte) <= 0;",
+      ],
+    ],
+    test: "a sweep removes what dead clients left, also beside living ones, and counts it before",
+  },
+  {
+    rule: "a sweep without a lock removes no socket",
+    file: "door.c",
+    edits: [["if (lock < 0) return !removes;", "if (lock < 0) return true;"]],
+    test: "a sweep needs no lock file, makes none, and leaves the files of an owner",
+  },
+  {
+    rule: "a knock removes the door of a dead worker",
+    file: "door.c",
+    edits: [["else if (errno == ECONNREFUSED) unlinkat(dir, file, 0);", ""]],
+    test: "a knock removes the door of a killed worker, and no other",
+  },
+  {
+    rule: "a full door counts as knocked",
+    file: "door.c",
+    edits: [
+      [
+        "if (sent >= 0 || errno == EAGAIN) knocked++;",
+        "if (sent >= 0) knocked++;\n\t\telse if (errno == EAGAIN) unlinkat(dir, file, 0);",
+      ],
+    ],
+    test: "a door that nobody reads does not block the client, and counts as knocked",
+  },
+  {
+    rule: "only files called like doors get a knock",
+    file: "door.c",
+    edits: [['if (!is_door(rest, ".door") || address_of', "if (address_of"]],
+    test: "a file that is not called like a door gets no knock and stays, even if no process has it open",
+  },
+  {
+    rule: "no door is opened in the directory of another user",
+    file: "door.c",
+    edits: [["\tif (is_foreign(dir)) return -SB_EPERM;\n", "\t(void)is_foreign;\n"]],
+    test: "without descriptors there is no door and no knock, nor in the directory of another user",
+  },
+  {
+    rule: "a door that may be alive is not removed",
+    file: "door.c",
+    edits: [
+      [
+        'if (is_door(rest, ".door") || is_door(rest, ".new")) return sb_door_probe(dir, file) == 0;',
+        'if (is_door(rest, ".door") || is_door(rest, ".new")) return true;',
+      ],
+    ],
+    test: "a probe finds out whether a process has the door open, and does not knock",
   },
   {
     rule: "no other user can reopen a region",
@@ -379,7 +525,10 @@ const rules: (Tested | Attacked)[] = [
     rule: "a full worker that parks checks its streams",
     file: "wait.c",
     edits: [
-      ["can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)", "!can_take || !worker_has_work(worker)"],
+      [
+        "return can_take ? worker_has_work(worker) : worker_flows_moved(worker);",
+        "return can_take && worker_has_work(worker);",
+      ],
     ],
     test: "a full worker serves its streams",
   },

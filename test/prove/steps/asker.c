@@ -38,10 +38,10 @@ static void listen_on_name(void)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	asker.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	MUST(os_socket_path(asker.dir, "steps", address.sun_path, sizeof address.sun_path) == 0);
+	MUST(os_socket_path(asker.dir, "steps.new", address.sun_path, sizeof address.sun_path) == 0);
 	MUST(bind(asker.listener, (struct sockaddr *)&address, sizeof address) == 0);
 	MUST(listen(asker.listener, 8) == 0);
-	MUST_BE(sb_name_expose(asker.dir, "steps", 0), 0);
+	MUST_BE(sb_name_expose(asker.dir, "steps", -1, 0), 0);
 }
 
 void client_open(void)
@@ -68,7 +68,7 @@ void client_close(void)
 	client_end();
 	sb_client_close(asker.client);
 	client_stop_listening();
-	if (asker.lock >= 0) sb_name_unlock(asker.dir, "steps", asker.lock);
+	if (asker.lock >= 0) sb_name_unlock(asker.dir, "steps", -1, asker.lock);
 	sb_fd_close(asker.dir);
 	asker = (struct asker)CLIENT_OF_NOBODY;
 }

@@ -539,7 +539,7 @@ static void before_unlock(void)
 
 static void unlock(void)
 {
-	sb_name_unlock(asker.dir, "steps", asker.lock);
+	sb_name_unlock(asker.dir, "steps", -1, asker.lock);
 }
 
 static void after_unlock(void)

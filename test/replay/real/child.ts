@@ -1,5 +1,7 @@
 /** `child.ts`: a client or a worker of one real world after another, as the stage orders. */
 
+import { NameLock } from "../../../src/native/name.ts";
+import { resolveDirectory } from "../../../src/runtime-directory.ts";
 import { descriptors, mappings, until } from "../../support.ts";
 import { stacks } from "../worlds.ts";
 import { ClientWorld } from "./client.ts";
@@ -38,7 +40,8 @@ async function end(judged: Judged): Promise<void> {
 
 async function obey(order: Order): Promise<void> {
   if (order.do === "call") {
-    client = new ClientWorld(order, say);
+    const lock = await NameLock.own(resolveDirectory(undefined), order.name, false);
+    client = new ClientWorld(order, lock, say);
     await client.act();
     say({ is: "rest" });
   } else if (order.do === "work") worker = new WorkerWorld(order, order.worker);

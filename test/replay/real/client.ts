@@ -4,7 +4,7 @@ import { Dispatcher } from "../../../src/bus/dispatcher.ts";
 import { resolveBusOptions, type ResolvedBusOptions } from "../../../src/bus/options.ts";
 import { systemClock } from "../../../src/clock.ts";
 import { SlotbusError } from "../../../src/errors.ts";
-import { NameLock } from "../../../src/native/name.ts";
+import type { NameLock } from "../../../src/native/name.ts";
 import { MemoryClient } from "../../../src/wires/memory/client.ts";
 import { until } from "../../wait.ts";
 import type { Call, Source } from "../books.ts";
@@ -87,7 +87,7 @@ class RealBus implements BusProcess {
   readonly #lock: NameLock;
   readonly #say: Say;
 
-  constructor(world: ClientWorld, { bus: index, name }: Setting, host: Host, say: Say) {
+  constructor(world: ClientWorld, { bus: index, name }: Setting, lock: NameLock, host: Host, say: Say) {
     this.#world = world;
     this.#say = say;
     this.name = `bus${index}`;
@@ -96,7 +96,6 @@ class RealBus implements BusProcess {
     const spin = this.die.below("spin", 2) * 50;
     const bus = resolveBusOptions({ name, ...chooseOptions(world, this.die), spin });
     this.options = bus;
-    const lock = new NameLock(bus.directory, name, false);
     this.#lock = lock;
     const clock = systemClock;
     this.dispatcher = new Dispatcher(
@@ -157,6 +156,7 @@ export function outcomeOf({ value, error, outcome, isCancelled, runs }: Call): s
 export class ClientWorld extends World {
   override readonly isExact = false;
   readonly #setting: Setting;
+  readonly #lock: NameLock;
   readonly #say: Say;
   readonly #books: SharedBooks;
   readonly #pulse: NodeJS.Timeout;
@@ -164,11 +164,12 @@ export class ClientWorld extends World {
   #bus!: RealBus;
   #isJudged = false;
 
-  constructor(setting: Setting, say: Say) {
+  constructor(setting: Setting, lock: NameLock, say: Say) {
     const { seed, isCalm, epoch, books } = setting;
     const time = new RealTime(epoch);
     super(choicesOf(seed, isCalm), new Cells(), isCalm, time);
     this.#setting = setting;
+    this.#lock = lock;
     this.#say = (wish) => {
       if (!this.#isJudged) say(wish); // this process may be in another world
     };
@@ -180,7 +181,7 @@ export class ClientWorld extends World {
 
   protected override makeBus(index: number): BusProcess {
     if (index !== this.#setting.bus) return elsewhere(this.choices.die(`bus${index}`));
-    return (this.#bus = new RealBus(this, this.#setting, this.#host, this.#say));
+    return (this.#bus = new RealBus(this, this.#setting, this.#lock, this.#host, this.#say));
   }
 
   protected override newCall(index: number, host: Host): Call {

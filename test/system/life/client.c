@@ -41,7 +41,7 @@ static void client_end(void)
 	LIBRARY_VOID(sb_fd_close((int32_t)my.peer[3]));
 	if (my.client != NULL) LIBRARY_VOID(sb_client_close(my.client));
 	close_fd(my.listener);
-	if (my.lock >= 0) LIBRARY_VOID(sb_name_unlock(my.dir, NAME, my.lock));
+	if (my.lock >= 0) LIBRARY_VOID(sb_name_unlock(my.dir, NAME, -1, my.lock));
 	LIBRARY_VOID(sb_fd_close(my.dir));
 }
 
@@ -50,7 +50,7 @@ static void client_end(void)
 static void listen_here(void)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" NAME ".sock", my.dir);
+	snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" NAME ".new", my.dir);
 	my.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(my.listener, (struct sockaddr *)&address, sizeof address) != 0 ||
 	    listen(my.listener, 8) != 0)
@@ -249,7 +249,7 @@ void client_life(const char *directory)
 	my.lock = TRY(sb_name_lock(my.dir, NAME, &owner),
 	              E(SB_EEXISTS) | E(SB_EPERM) | E(SB_EAGAIN) | E(SB_EFILES) | E(SB_ESYS));
 	listen_here();
-	TRY(sb_name_expose(my.dir, NAME, 0), E(SB_ESYS));
+	TRY(sb_name_expose(my.dir, NAME, -1, 0), E(SB_ESYS));
 	my.client = LIBRARY(sb_client_open(SLOTS, PAYLOAD, HEAD, INLINE, 0, 0x1fe));
 	if (my.client == NULL)
 		judge("sb_client_open(", sb_error_last(),

@@ -124,7 +124,7 @@ static void join_as(uint32_t role, const char *what)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	uint8_t bytes[SB_MESSAGE_MAX];
 	int memory = -1, fd = os_socket_open();
-	if (os_socket_path(my.dir, "system", address.sun_path, sizeof address.sun_path) != 0 ||
+	if (os_socket_path(my.dir, "system.sock", address.sun_path, sizeof address.sun_path) != 0 ||
 	    connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
 		broken("no connection");
 	sb_control_send(fd, SB_MSG_JOIN, &join, sizeof join);

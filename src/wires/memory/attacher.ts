@@ -1,0 +1,163 @@
+/** Finds the clients of a bus and attaches to them: to the client that owns it, or to each of those that share it. */
+
+import { backoff, type Backoff } from "../../backoff.ts";
+import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
+import { type Clock, sleep } from "../../clock.ts";
+import { BusNotFoundError, type SlotbusError } from "../../errors.ts";
+import { closeDirectory, openDirectory } from "../../native/directory.ts";
+import { Door } from "../../native/door.ts";
+import { clientsThere, OWNER } from "../../native/name.ts";
+import { type Handshake, shakeHands, shakeHandsSync, WorkerHandle } from "../../native/worker.ts";
+
+/** Pauses between attempts to attach to a client that is busy, in ms. */
+const ATTEMPTS: Backoff = { initial: 10, max: 1_000 };
+/** Pause between two looks of a worker without a door, in ms. */
+const LOOK_MS = 1_000;
+
+/** Reports of an attacher. */
+export interface AttacherEvents {
+  /** The worker attached. `client` is the number of the client on a shared bus; `null`: it owns the bus. */
+  attached(handle: WorkerHandle, client: number | null): void;
+  /** A client cannot be attached to, and is not tried again before something changes. */
+  refused(error: SlotbusError): void;
+}
+
+/**
+ * Attaches one worker. On a shared bus the worker has a door, a socket at which each new client knocks. The worker opens its
+ * door and then looks who is there, and a client listens and then knocks, so that one of them sees the other.
+ */
+export class Attacher {
+  readonly #options: ResolvedWorkerOptions;
+  readonly #clock: Clock;
+  readonly #events: AttacherEvents;
+  /** Clients with a session or a handshake. */
+  readonly #known = new Set<number>();
+  #door: Door | null = null;
+  /** Descriptor of the door's directory; -1: none. */
+  #dir = -1;
+  /** Whether it looks again and again. */
+  #isLooking = false;
+  #isOver = false;
+
+  constructor(options: ResolvedWorkerOptions, clock: Clock, events: AttacherEvents) {
+    this.#options = options;
+    this.#clock = clock;
+    this.#events = events;
+  }
+
+  /** Descriptor at which a knock arrives; -1: there is no door. */
+  get door(): number {
+    return this.#door?.fd ?? -1;
+  }
+
+  /**
+   * Attaches to each client that is there and not attached. Resolves when the first is attached, to `null`; or when all have
+   * failed, to an error. Busy clients are tried again meanwhile.
+   */
+  look(): Promise<SlotbusError | null> {
+    const { promise, resolve } = Promise.withResolvers<SlotbusError | null>();
+    const found = this.#find();
+    if (!Array.isArray(found)) return Promise.resolve(found);
+    let left = found.length;
+    const done = (error: SlotbusError | null): void => {
+      if (error === null || --left === 0) resolve(error);
+    };
+    for (const client of found) void this.#attach(client, done);
+    return promise;
+  }
+
+  /** As {@link look}, but blocks the thread and tries each client once. */
+  lookSync(): void {
+    const found = this.#find();
+    if (!Array.isArray(found)) return;
+    for (const client of found) {
+      const result = shakeHandsSync(this.#handshake(client));
+      if (!this.#settle(client, result)) this.#known.delete(client);
+    }
+  }
+
+  /** The session with a client has ended. */
+  left(client: number | null): void {
+    this.#known.delete(client ?? OWNER);
+  }
+
+  close(): void {
+    this.#isOver = true;
+    this.#door?.close();
+    this.#door = null;
+    closeDirectory(this.#dir);
+    this.#dir = -1;
+  }
+
+  /** Returns the clients that are there and not known, at least one; or an error. */
+  #find(): number[] | SlotbusError {
+    let there: number[];
+    try {
+      there = clientsThere(this.#options);
+    } catch (error) {
+      return error as SlotbusError;
+    }
+    const found = there.filter((client) => !this.#known.has(client));
+    for (const client of found) this.#known.add(client);
+    return found.length > 0 ? found : new BusNotFoundError(this.#options.name, this.#options.directory, 0);
+  }
+
+  #handshake(client: number): Handshake<WorkerHandle> {
+    const { name, directory, shared, concurrency } = this.#options;
+    const address = { name: client === OWNER ? name : `${name}@${client}`, directory, shared };
+    return WorkerHandle.attach(address, concurrency, this.#clock, () => this.#isOver);
+  }
+
+  /** Tries until the worker is attached, or the client has gone or refuses for good. `done` gets the first result. */
+  async #attach(client: number, done: (error: SlotbusError | null) => void): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      const result = await shakeHands(this.#handshake(client), this.#clock);
+      if (this.#settle(client, result)) return done(null);
+      const error = result as SlotbusError;
+      done(error);
+      if (client === OWNER || !error.retryable || error instanceof BusNotFoundError || this.#isOver) {
+        this.#known.delete(client);
+        if (!error.retryable) this.#events.refused(error);
+        return;
+      }
+      await sleep(this.#clock, backoff(attempt, ATTEMPTS, this.#clock.random));
+    }
+  }
+
+  /** Passes on a new session. Returns `false` if there is none. */
+  #settle(client: number, result: WorkerHandle | SlotbusError): boolean {
+    if (!(result instanceof WorkerHandle)) return false;
+    if (this.#isOver) {
+      result.goodbye(); // the client may already count this worker as attached
+      result.close(true);
+      return true;
+    }
+    this.#events.attached(result, client === OWNER ? null : client);
+    if (client !== OWNER && !this.#door) this.#open();
+    return true;
+  }
+
+  /** Opens the door, then looks. Where another user owns the directory there can be no door: looks again and again. */
+  #open(): void {
+    const { name, directory, shared } = this.#options;
+    try {
+      this.#dir = openDirectory(directory, { shared }) ?? -1;
+      this.#door = Door.open(this.#dir, name, shared);
+    } catch {} // the process may be out of descriptors
+    if (this.#door) {
+      this.#door.watch(() => void this.look());
+      void this.look();
+      return;
+    }
+    closeDirectory(this.#dir);
+    this.#dir = -1;
+    if (!this.#isLooking) this.#lookAgain();
+  }
+
+  readonly #lookAgain = (): void => {
+    if (this.#isOver) return;
+    this.#isLooking = true;
+    void this.look();
+    this.#clock.after(LOOK_MS, this.#lookAgain).unref();
+  };
+}
