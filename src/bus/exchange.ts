@@ -91,7 +91,7 @@ export class Exchange {
   readonly body: BodyLike | StreamSource;
   #resolve: Resolve | null;
   #reject: Reject | null;
-  #extra: Extra | null = null;
+  #extra: Extra<Exchange> | null = null;
 
   /** Runs user code (`toJSON`) and throws the errors of that code. */
   constructor(
@@ -116,7 +116,7 @@ export class Exchange {
   }
 
   /** Created on first use. */
-  get extra(): Extra {
+  get extra(): Extra<Exchange> {
     return (this.#extra ??= new Extra());
   }
 
@@ -365,7 +365,7 @@ export class Exchange {
     if (this.#extra !== null) this.#unwatch(this.#extra);
   }
 
-  #unwatch(extra: Extra): void {
+  #unwatch(extra: Extra<Exchange>): void {
     if (!extra.onAbort) return;
     signalOf(this.options)?.removeEventListener("abort", extra.onAbort);
     extra.onAbort = null;

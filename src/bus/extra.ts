@@ -1,13 +1,12 @@
 /** State that only a few exchanges need. */
 
-import type { Exchange } from "./exchange.ts";
 import type { Streams } from "./streams.ts";
 
 /** Most workers that may leave a request unclaimed; the next one keeps it. */
 export const MOVES_MAX = 3;
 
 /** State of exchanges that queue, move, have a signal, or stream. */
-export class Extra {
+export class Extra<Exchange> {
   /** `clock.now()` of the call; 0 if the request never queued. */
   startedAt = 0;
   sentAt = 0;

@@ -24,6 +24,9 @@
 #ifndef GIVEUPS
 #define GIVEUPS 0 /* timeouts and aborts */
 #endif
+#ifndef MOVES
+#define MOVES 0 /* unclaimed requests that are taken back and sent again */
+#endif
 #ifndef LATES
 #define LATES 0 /* second responses, with the token of an earlier request */
 #endif
@@ -468,6 +471,24 @@ inline withdraw(s)
 	won = 0
 }
 
+/* A request that was not claimed returns to the queue. With NO_RECALL_UNCLAIMED a claimed one does so too. */
+inline recall(s)
+{
+	/* label: recall */
+	swap(OUR(s), our_generation[s], READY, FREE);
+#ifdef NO_RECALL_UNCLAIMED
+	if
+	:: won
+	:: else -> swap(OUR(s), our_generation[s], CLAIMED, FREE)
+	fi;
+#endif
+	if
+	:: won -> put_back(s); queued = queued | BIT(pending[s]); pending[s] = 0
+	:: else
+	fi;
+	won = 0
+}
+
 /* Timeout or abort of a request in flight. */
 inline give_up(s)
 {
@@ -695,7 +716,7 @@ proctype client()
 	mtype word = FREE, how = NONE, result = WON_FREE;
 	byte used, copied, copied_generation, taken, ticket, next;
 	byte queued = (BIT(N) - 1) * 2, retrying; /* bit id */
-	byte cancels, giveups, evicts, ticks;
+	byte cancels, giveups, moves, evicts, ticks;
 	bit won, mine, found, doomed, asleep, looked, due;
 
 	run worker(0, 0);
@@ -721,6 +742,8 @@ proctype client()
 		next = 0
 	:: !doomed && giveups < GIVEUPS && shadow[0] == IN_FLIGHT -> giveups++; give_up(0)
 	:: !doomed && giveups < GIVEUPS && shadow[1] == IN_FLIGHT -> giveups++; give_up(1)
+	:: !doomed && moves < MOVES && shadow[0] == IN_FLIGHT -> moves++; recall(0)
+	:: !doomed && moves < MOVES && shadow[1] == IN_FLIGHT -> moves++; recall(1)
 	:: !doomed && evicts < EVICTS && life + 1 < LIVES -> evicts++; end_life()
 	:: !doomed && eof[life] -> end_life()
 	:: !doomed && retrying != 0 && gone[0] -> d_step { queued = queued | retrying; retrying = 0 }

@@ -19,6 +19,8 @@ type Model = "bus" | "stream" | "ring" | "lease";
 const configurations: [model: Model, configuration: string][] = [
   ["bus", "N=3"],
   ["bus", "N=2 GIVEUPS=1 LATES=1 CANCELS=1"],
+  ["bus", "N=2 MOVES=1"],
+  ["bus", "N=1 MOVES=1 GIVEUPS=1 LATES=1"],
   ["bus", "N=2 FUTEX_WAITS=1"],
   ["bus", "N=2 HOLDS=1"],
   ["bus", "N=2 HOLDS=1 FUTEX_WAITS=1"],
@@ -87,6 +89,7 @@ const rules: [model: Model, rule: string, configuration: string, failure: string
   ["bus", "FREED_HINT", "N=2 GIVEUPS=1", "invalid end state"],
   ["bus", "DONE_FIRST", "N=2 GIVEUPS=1", "healthy_is_not_evicted"],
   ["bus", "TAKE_BACK", "N=2 EVICTS=1", "runs"],
+  ["bus", "RECALL_UNCLAIMED", "N=1 MOVES=1", "runs_once"],
   ["bus", "JUDGE", "N=1 KILLS=1", "invalid end state"],
   ["bus", "PROOF_OF_DEATH", "N=1 EVICTS=1", "runs_do_not_overlap"],
   ["bus", "NEW_REGION", "N=2 EVICTS=1", "quarantine_holds"],
