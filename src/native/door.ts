@@ -1,4 +1,4 @@
-/** Doors of workers: sockets through which a worker hears of new clients of a shared name. */
+/** Doors of workers: sockets that notify a worker of new clients of a shared name. */
 
 import { fileError } from "./directory.ts";
 import { C, cString, native } from "./library.ts";
