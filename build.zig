@@ -11,7 +11,7 @@
 const std = @import("std");
 
 const sources = [_][]const u8{
-    "abi.c",         "name.c",  "door.c",   "stats.c", "region.c", "attach.c", "stream.c", "wait.c", "slot_client.c",
+    "abi.c",         "directory.c", "name.c", "door.c",   "stats.c", "region.c", "attach.c", "stream.c", "wait.c", "slot_client.c",
     "slot_worker.c", "serve.c", "sessions.c", "lock.c", "ring.c", "lease.c", "fleet.c", "fleet_file.c",
 };
 

@@ -1,5 +1,5 @@
 /*
- * door.c - doors, through which workers hear of new clients, and the files that dead processes of
+ * door.c - doors, which notify workers of new clients, and the files that dead processes of
  * a shared name left. A door is a datagram socket. A worker binds its door, then looks for clients;
  * a client exposes its socket, then knocks at every door. So at least one of the two sees the other
  * (Dekker's pattern, as in wait.c).
@@ -44,7 +44,8 @@ static int32_t bind_door(int dir, const char *name, const uint8_t *id, mode_t mo
 	struct file_name file = door_file(name, id, ".door");
 	int32_t error = address_of(dir, made.text, &address);
 	if (error != 0) return error;
-	if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0) return fail_with(-SB_ESYS, errno);
+	if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0)
+		return fail_with(-SB_ESYS, errno);
 	if (fchmodat(dir, made.text, mode, 0) == 0 && renameat(dir, made.text, dir, file.text) == 0)
 		return 0;
 	error = fail_with(-SB_ESYS, errno);
@@ -73,18 +74,18 @@ void sb_door_close(int32_t dir, const char *name, const uint8_t *id, int32_t fd)
 	sb_fd_close(fd);
 }
 
-int32_t sb_door_probe(int32_t dir, const char *file)
+static bool is_alive(int dir, const char *file)
 {
 	struct sockaddr_un address;
 	int fd = os_datagram_open();
 	if (fd < 0 || address_of(dir, file, &address) != 0) {
 		sb_fd_close(fd);
-		return 1;
+		return true; /* unknown */
 	}
 	bool dead = connect(fd, (struct sockaddr *)&address, sizeof address) != 0 &&
 	            (errno == ECONNREFUSED || errno == ENOENT);
 	close(fd);
-	return dead ? 0 : 1;
+	return !dead;
 }
 
 /* ---- the files NAME@... ------------------------------------------------------------------ */
@@ -143,7 +144,7 @@ static bool is_stale(int dir, const char *file, const char *rest, int lock, bool
 {
 	const char *end;
 	int32_t client = client_number(rest, &end);
-	if (is_door(rest, ".door") || is_door(rest, ".new")) return sb_door_probe(dir, file) == 0;
+	if (is_door(rest, ".door") || is_door(rest, ".new")) return !is_alive(dir, file);
 	if (client < 0 || (strcmp(end, ".sock") != 0 && strcmp(end, ".new") != 0)) return false;
 	uint64_t byte = 1 + (uint64_t)client;
 	if (lock < 0) return !removes;

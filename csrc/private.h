@@ -300,7 +300,7 @@ int32_t link_open(struct sb_client *client, uint32_t concurrency);
 void link_forget(struct sb_client *client, uint32_t index);
 struct file_name with_suffix(const char *name, const char *suffix);
 struct file_name client_file(const char *name, int32_t client, const char *suffix); /* -1: owner */
-int32_t client_number(const char *text, const char **end); /* decimal, without zeros before; or -1 */
+int32_t client_number(const char *text, const char **end); /* decimal, no leading zeros; or -1 */
 int32_t address_check(const char *address);                /* NAME, or NAME@K of a shared client */
 /* Removes or counts files of dead clients and doors. lock: descriptor of NAME.lock, or below 0. */
 int32_t sweep(int dir, const char *name, int lock, bool removes);

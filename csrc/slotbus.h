@@ -431,7 +431,7 @@ SB_API int32_t sb_error_number(void);
 /* Returns the -SB_E* of this thread's last failure; says why a function returned NULL. */
 SB_API int32_t sb_error_last(void);
 
-/* ---- runtime directory and names (name.c) ------------------------------------------------- */
+/* ---- runtime directory and names (directory.c, name.c) ----------------------------------------- */
 
 enum { /* state of a name */
 	SB_NAME_FREE = 0,
@@ -480,8 +480,8 @@ SB_API void sb_fd_close(int32_t fd);
 
 /* ---- doors of workers (door.c) ------------------------------------------------------------- */
 
-/* Binds a datagram socket at NAME@ID.door, through which a worker hears of new clients, and returns
- * its non-blocking descriptor. Each datagram is 4 bytes: the client's number, little endian. Open
+/* Binds a datagram socket at NAME@ID.door, which notifies a worker of new clients, and returns its
+ * non-blocking descriptor. Each datagram is 4 bytes: the client's number, little endian. Open
  * the door, then look for clients. The ID is random; out_id gets SB_DOOR_ID_BYTES bytes. shared:
  * clients of other users may knock. Fails with -SB_ENAME, -SB_EPERM (the directory belongs to
  * another user), -SB_EFILES, -SB_ESYS. */
@@ -492,8 +492,6 @@ SB_API void sb_door_close(int32_t dir, const char *name, const uint8_t *id, int3
  * before. Unlinks the doors of dead workers. Returns the number of doors; 0 too if this user may
  * not list the directory. */
 SB_API int32_t sb_door_knock(int32_t dir, const char *name, uint32_t client);
-/* Returns 0 when no process has the door file open, else 1. */
-SB_API int32_t sb_door_probe(int32_t dir, const char *file);
 
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
 

@@ -1,9 +1,9 @@
-/** Names that one client owns or up to 64 share, and the doors by which workers hear of new clients. */
+/** Names that one client owns or up to 64 share, and the doors which notify workers of new clients. */
 
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { openDirectory } from "../src/native/directory.ts";
+import { addressesOf, clientsOf, openDirectory } from "../src/native/directory.ts";
 import { Door } from "../src/native/door.ts";
 import { C, native } from "../src/native/library.ts";
 import { NameLock } from "../src/native/name.ts";
@@ -27,7 +27,7 @@ test("clients that share a name have a number and a socket each; the last one le
     expect(locks.map(({ client }) => client)).toEqual([0, 1]);
     expect(readdirSync(directory).sort()).toEqual([`${name}.lock`, `${name}@0.sock`, `${name}@1.sock`]);
   }
-  // A listener that stops unlinks the path at which it was bound, which the socket does not have any more.
+  // A listener that stops unlinks the path at which it was bound, and the socket no longer has that path.
   expect(existsSync(join(directory, `${name}@0.sock`))).toBe(true);
   locks[0]!.release();
   expect(readdirSync(directory).sort()).toEqual([`${name}.lock`, `${name}@1.sock`]);
@@ -98,14 +98,13 @@ test("the 65th client of a name is refused with the limit", async () => {
   expect(error.message).toContain(`Cannot share the name "${space.name}": it has 64 clients.`);
 });
 
-test("a worker hears through its door that a client listens", async () => {
+test("a door notifies its worker that a client listens", async () => {
   await using space = new Workspace();
   const dir = openDirectory(space.directory)!;
   const door = Door.open(dir, space.name, false)!;
   const locks = [await NameLock.share(space.directory, space.name, false)];
   locks.push(await NameLock.share(space.directory, space.name, false));
   locks[1]!.knock();
-  expect(native.sb_door_probe(dir, Buffer.from(`${doorOf(space)}\0`))).toBe(1);
   const knocks = Bun.spawnSync(["head", "-c", "4"], { stdin: door.fd });
   expect([...knocks.stdout]).toEqual([1, 0, 0, 0]);
   for (const lock of locks) lock.release();
@@ -138,4 +137,27 @@ test("a leftover at the place of a socket is removed before a client listens the
   listen(lock)[Symbol.dispose]();
   lock.release();
   expect(readdirSync(directory)).toEqual([]);
+});
+
+test("the live clients of a name and the addresses to try are found; killed clients are only among the addresses", async () => {
+  await using space = new Workspace();
+  const { directory, name } = space;
+  const dir = openDirectory(directory)!;
+  expect([clientsOf(dir, name), addressesOf(dir, name)]).toEqual([[], []]);
+  const locks = await Promise.all(Array.from({ length: 34 }, () => NameLock.share(directory, name, false)));
+  {
+    using _listener = listen(locks[33]!);
+    writeFileSync(join(directory, `${name}@63.sock`), "");
+    expect(clientsOf(dir, name)).toEqual(Array.from({ length: 34 }, (_, client) => client));
+    expect(addressesOf(dir, name)).toEqual([`${name}@33`, `${name}@63`]);
+  }
+  for (const lock of locks) lock.release();
+  expect(readdirSync(directory)).toEqual([]);
+  const owner = await NameLock.own(directory, name, false);
+  {
+    using _listener = listen(owner);
+    expect([clientsOf(dir, name), addressesOf(dir, name)]).toEqual([[], [name]]);
+  }
+  owner.release();
+  native.sb_fd_close(dir);
 });

@@ -48,6 +48,27 @@ export function probeName(dir: number, name: string): { isAlive: boolean; proble
   return { isAlive: state > C.SB_NAME_FREE || !isKnown, problem: isKnown ? null : errorText(state) };
 }
 
+/** Returns the numbers of the live clients that share a name; none for an owner, or when the name cannot be read. */
+export function clientsOf(dir: number, name: string): number[] {
+  const bits = new Uint32Array(2);
+  native.sb_name_clients(dir, cString(name), bits);
+  return numbersIn(bits);
+}
+
+/**
+ * Returns the addresses at which clients of a name may listen: `NAME` for an owner, `NAME@K` for client K of a shared name. Clients
+ * that were killed may be among them. Works in a directory that this user may not list.
+ */
+export function addressesOf(dir: number, name: string): string[] {
+  const bits = new Uint32Array(2);
+  const isOwned = native.sb_name_sockets(dir, cString(name), bits) === 1;
+  return [...(isOwned ? [name] : []), ...numbersIn(bits).map((client) => `${name}@${client}`)];
+}
+
+function numbersIn(bits: Uint32Array): number[] {
+  return Array.from({ length: C.SB_CLIENTS_MAX }, (_, k) => k).filter((k) => (bits[k >> 5]! >>> (k & 31)) & 1);
+}
+
 /** Counts the files that dead clients and workers of a shared name left; `removes` removes them. `problem`: why not. */
 export function sweepName(dir: number, name: string, removes: boolean): { files: number; problem: string | null } {
   const files = native.sb_name_sweep(dir, cString(name), removes ? 1 : 0);

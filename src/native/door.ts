@@ -1,4 +1,4 @@
-/** Doors of workers: sockets through which a worker hears of new clients of a shared name. */
+/** Doors of workers: sockets that notify a worker of new clients of a shared name. */
 
 import type { Socket, UnixSocketOptions } from "bun";
 import { fileError } from "./directory.ts";

@@ -179,7 +179,7 @@ TEST("a client that shares the name of a killed owner removes the owner's socket
 	close_empty_dir();
 }
 
-TEST("a client that leaves removes its own files; the last one also those of killed clients")
+TEST("a client that leaves removes its own files; the last one also the files of killed clients")
 {
 	open_dir();
 	int32_t lock[3];

@@ -9,6 +9,7 @@ export type NativeFile =
   | "wait.c"
   | "region.c"
   | "attach.c"
+  | "directory.c"
   | "name.c"
   | "door.c"
   | "os_linux.c";
@@ -325,7 +326,7 @@ const rules: (Tested | Attacked)[] = [
     rule: "the last client removes the files of killed clients",
     file: "name.c",
     edits: [["\t\tsweep(dir, name, fd, true);\n", ""]],
-    test: "a client that leaves removes its own files; the last one also those of killed clients",
+    test: "a client that leaves removes its own files; the last one also the files of killed clients",
   },
   {
     rule: "a client removes what a killed client with its number left",
@@ -347,7 +348,7 @@ const rules: (Tested | Attacked)[] = [
   },
   {
     rule: "the number in an address is below 64",
-    file: "name.c",
+    file: "directory.c",
     edits: [["return number < SB_CLIENTS_MAX ? number : -1;", "return number;"]],
     test: "an address is a name, or a name with the number of a client: 0 to 63, decimal, without ",
   },
@@ -410,11 +411,11 @@ const rules: (Tested | Attacked)[] = [
     file: "door.c",
     edits: [
       [
-        'if (is_door(rest, ".door") || is_door(rest, ".new")) return sb_door_probe(dir, file) == 0;',
+        'if (is_door(rest, ".door") || is_door(rest, ".new")) return !is_alive(dir, file);',
         'if (is_door(rest, ".door") || is_door(rest, ".new")) return true;',
       ],
     ],
-    test: "a probe finds out whether a process has the door open, and does not knock",
+    test: "a sweep finds out whether a process has the door open, and does not knock",
   },
   {
     rule: "no other user can reopen a region",
