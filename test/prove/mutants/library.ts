@@ -141,8 +141,8 @@ export const libraryRules: LibraryRule[] = [
   },
   {
     rule: "a stopped worker is chosen last",
-    file: "wires/memory/connection.ts",
-    edits: [["      this.#isSuspect = true;\n", ""]],
+    file: "wires/memory/stall.ts",
+    edits: [["    this.#isSuspect = true;\n", ""]],
     suite: "crash",
     test: "a stopped worker delays only its own requests, and goes on when it is continued",
   },
