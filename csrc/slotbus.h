@@ -431,7 +431,7 @@ SB_API int32_t sb_error_number(void);
 /* Returns the -SB_E* of this thread's last failure; says why a function returned NULL. */
 SB_API int32_t sb_error_last(void);
 
-/* ---- runtime directory and names (directory.c, name.c) --------------- */
+/* ---- runtime directory and names (directory.c, name.c) ----------------------------------- */
 
 enum { /* state of a name */
 	SB_NAME_FREE = 0,
@@ -458,9 +458,9 @@ SB_API int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid);
  * sb_name_lock (after -SB_EEXISTS out[0] is the owner's pid), but with -SB_EFULL instead of
  * -SB_ESHARED: SB_CLIENTS_MAX clients share the name. */
 SB_API int32_t sb_name_share(int32_t dir, const char *name, uint32_t *out);
-/* Publishes the socket that listens at NAME.new, or at NAME@k.new for client k (-1: the owner): it
- * sets its mode to 0600, or to 0666 when shared, and renames it to NAME.sock or NAME@k.sock. Fails with
- * -SB_ESYS. */
+/* Publishes the socket that listens at NAME.new, or at NAME@k.new for client k (-1: the owner).
+ * Sets its mode to 0600, or to 0666 when shared, and renames it to NAME.sock or NAME@k.sock. Fails
+ * with -SB_ESYS. */
 SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t client, int32_t shared);
 /* Unlinks the client's socket and drops its lock; client: its number, or -1 for the owner. The last
  * client also removes NAME.lock and what dead clients left. */
@@ -688,7 +688,8 @@ SB_API double sb_slot_round_trip(const struct sb_client *client, uint32_t link, 
 /* ---- the worker (slot_worker.c, attach.c, wait.c) ---------------------------------------- */
 
 /* Starts to connect; never blocks. Continue with sb_worker_step. address: NAME, or NAME@K for
- * client K of a shared name. NULL: see sb_error_last() (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
+ * client K of a shared name. NULL: see sb_error_last() (-SB_ENAME, -SB_EFILES, -SB_ENOMEM,
+ * -SB_ESYS). */
 SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *address, uint32_t concurrency);
 /* Makes the next step of the handshake. Returns 0 (attached), -SB_EAGAIN, the error with which the
  * client refused, or -SB_ENOBUS, -SB_EPERM, -SB_EVERSION, -SB_EPROTO, -SB_ECORRUPT, -SB_ECLOSED,

@@ -126,7 +126,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
       (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
       (events) => new MemoryClient({ bus: options, name, tag, clock: systemClock, stalledAfter }, events),
     );
-    dispatcher.choice.client = name.client;
+    if (name.client !== null) dispatcher.choice.share(name.client, systemClock.random);
     this.#dispatcher = dispatcher;
     this.#pool = options.workers && Pool ? makePool(Pool, options.workers, options, dispatcher) : null;
     dispatcher.supply = this.#pool;

@@ -7,13 +7,20 @@ import type { Connection } from "./wire.ts";
 /** The attached workers of a bus. */
 export class Choice {
   readonly #name: string;
-  /** Number of this client on a shared bus; `null`: it is the only client. */
-  client: number | null = null;
+  /** Number of this client on a shared bus; -1: it is the only client. */
+  #client = -1;
+  #random: () => number = () => 0;
   #all: Connection[] = [];
 
   /** `name` is the name of the bus. */
   constructor(name: string) {
     this.#name = name;
+  }
+
+  /** The bus is shared: other clients, too, send requests to its workers. Call it before a worker attaches. */
+  share(client: number, random: () => number): void {
+    this.#client = client;
+    this.#random = random;
   }
 
   get all(): readonly Connection[] {
@@ -40,7 +47,7 @@ export class Choice {
 
   add(connection: Connection): void {
     this.#all.push(connection);
-    if (this.client !== null) this.#all.sort((a, b) => a.pid - b.pid || a.id - b.id); // the same order in all clients
+    if (this.#client >= 0) this.#all.sort((a, b) => a.pid - b.pid || a.id - b.id); // the same order in all clients
   }
 
   remove(connection: Connection): void {
@@ -61,7 +68,7 @@ export class Choice {
   /** Returns the worker with room that has the fewest requests, and a doubtful worker last; `null` when no worker has room. */
   pick(): Connection | null {
     const all = this.#all;
-    if (this.client !== null && all.length > 1) return this.#pickShared(all, this.client) ?? this.#pickAny(all);
+    if (this.#client >= 0 && all.length > 1) return this.#pickShared(all) ?? this.#pickAny(all);
     return this.#pickAny(all);
   }
 
@@ -70,11 +77,11 @@ export class Choice {
    * of two random workers, so that clients that see the same load do not all choose the same worker (Mitzenmacher, "The power of two
    * choices", 2001). `null`: look at all.
    */
-  #pickShared(all: readonly Connection[], client: number): Connection | null {
-    const own = all[client % all.length]!;
+  #pickShared(all: readonly Connection[]): Connection | null {
+    const own = all[this.#client % all.length]!;
     if (own.room > 0 && own.load === 0 && !own.isDoubtful && own.elsewhere === 0) return own;
-    const first = Math.floor(Math.random() * all.length);
-    const second = (first + 1 + Math.floor(Math.random() * (all.length - 1))) % all.length;
+    const first = Math.floor(this.#random() * all.length);
+    const second = (first + 1 + Math.floor(this.#random() * (all.length - 1))) % all.length;
     const [one, other] = [all[first]!, all[second]!];
     const best = one.load + one.elsewhere <= other.load + other.elsewhere && !one.isDoubtful ? one : other;
     return best.room > 0 && !best.isDoubtful ? best : null;
