@@ -2,7 +2,7 @@
 
 import { closeSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { openDirectory, probeName } from "../native/directory.ts";
+import { clientsOf, openDirectory, probeName } from "../native/directory.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
 import { readText } from "./usage.ts";
 
@@ -15,7 +15,7 @@ export interface ProcessInfo {
   readonly isStopped: boolean;
 }
 
-/** The name of a bus or hub, in use or left over. */
+/** The name of a bus or hub, in use or left over; `NAME@K` for client K of a shared bus. */
 export interface BusName {
   readonly name: string;
   /** Whether its lock is held; the kernel releases it when the process ends. */
@@ -39,6 +39,11 @@ export interface Names {
 
 /** A file of a client that shares a name, or the door of a worker. */
 const SHARED = /^([\w.-]+)@(?:\d+\.sock|[0-9a-f]+\.(?:door|new))$/;
+
+/** A client of a shared bus has no pid in the lock file: its statistics show it. */
+function clientEntry(name: string, client: number): BusName {
+  return { name: `${name}@${client}`, isAlive: true, isHub: false, pid: 0, owner: null, problem: null };
+}
 
 export function processInfo(pid: number): ProcessInfo | null {
   try {
@@ -74,7 +79,9 @@ export function readNames(given: string | undefined): Names {
       files.filter((file) => file.endsWith(suffix)).map((file) => file.slice(0, -suffix.length));
     const names = new Set([...ending(".lock"), ...ending(".sock").filter((name) => !name.includes("@"))]);
     const shared = new Set(files.map((file) => SHARED.exec(file)?.[1]).filter((name) => name !== undefined));
-    const buses = [...names].map((name) => {
+    const buses = [...names].flatMap((name) => {
+      const clients = clientsOf(dir, name);
+      if (clients.length > 0) return clients.map((client) => clientEntry(name, client));
       const probed = probeName(dir, name);
       const pid = Number.parseInt(readText(join(directory, `${name}.lock`)), 10) || 0;
       const owner = probed.isAlive ? processInfo(pid) : null;

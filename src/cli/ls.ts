@@ -56,6 +56,7 @@ async function busEntry(directory: string, bus: BusName): Promise<Entry> {
   if (frame.age_ms === null) return entry;
   const used = frame.workers.reduce((sum, one) => sum + one.in_flight, 0);
   const total = Object.values(frame.slots).reduce((sum, one) => sum + one, 0);
+  if (frame.owner) entry.owner = ownerOf(bus.owner ?? processInfo(frame.owner.pid));
   return { ...entry, members: frame.workers.length, age_ms: frame.age_ms, slots: { used, total } };
 }
 

@@ -1,18 +1,17 @@
-/** Locks names of buses in a runtime directory, and finds their clients. */
+/** Locks names of buses in a runtime directory. */
 
 import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { BusExistsError, SlotbusError } from "../errors.ts";
 import { fileError, openDirectory } from "./directory.ts";
 import { C, cString, errorText, native } from "./library.ts";
-import type { Address } from "./worker.ts";
 
 /** Time for which a lock that is held is tried again, in ms: `clean` and a client that leaves hold it for a moment. */
 const HELD_MS = 100;
 /** Pause between two tries, in ms. */
 const PAUSE_MS = 5;
-/** Stands for the owner of a bus among the numbers of clients. */
-export const OWNER = -1;
+/** The owner's number for the library. */
+const OWNER = -1;
 
 /** A lock on a name: of its only client, the owner, or of one of the clients that share it. */
 export class NameLock {
@@ -93,25 +92,6 @@ export class NameLock {
     native.sb_name_unlock(this.#dir, this.#name, this.client ?? OWNER, this.#lock);
     native.sb_fd_close(this.#dir);
   }
-}
-
-/**
- * Returns the numbers of the clients that listen on a name, {@link OWNER} for its owner; some may be dead. Throws as
- * {@link openDirectory}.
- */
-export function clientsThere({ name, directory, shared }: Address): number[] {
-  const dir = openDirectory(directory, { shared });
-  if (dir === null) return [];
-  const bits = new Uint32Array(2);
-  const isOwned = native.sb_name_sockets(dir, cString(name), bits) === 1;
-  native.sb_fd_close(dir);
-  return isOwned ? [OWNER, ...numbersIn(bits)] : numbersIn(bits);
-}
-
-/** Returns the numbers of the clients whose bits are set. */
-function numbersIn(bits: Uint32Array): number[] {
-  const numbers = [...Array(C.SB_CLIENTS_MAX).keys()];
-  return numbers.filter((client) => ((bits[client >> 5]! >>> (client & 31)) & 1) === 1);
 }
 
 function isHeld(code: number): boolean {

@@ -29,7 +29,7 @@ export class BusObserver implements Disposable {
    * {VersionMismatchError}, {InvalidConfigError}.
    */
   static async open({ name, directory, timeout = 1_000 }: ObserverOptions): Promise<BusObserver> {
-    checkName(name);
+    checkName(name.replace(/@\d+$/, "")); // NAME@K: client K of a shared bus
     const address = { name, directory: resolveDirectory(directory), shared: directory !== undefined };
     const open = (dir: number): unknown => native.sb_observer_open(dir, cString(name));
     const result = await shakeHands(shake(address, open, systemClock, timeout, null), systemClock);

@@ -125,13 +125,14 @@ function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = n
     now && before ? (1_000 * (now.counters[name] - before.counters[name])) / (now.ageMs - before.ageMs) : 0;
   const trips = now && before ? bucketsSince(now.roundTrips, before.roundTrips) : (now?.roundTrips ?? []);
   const workers = now?.workers ?? [];
+  const owner = bus.owner ?? (now && processInfo(now.pid));
   const used = (state: StateName): number => workers.reduce((sum, { slots }) => sum + slots[state], 0);
   return {
     name: bus.name,
     kind: bus.isHub ? "hub" : "bus",
     /** Why the bus does not answer; `null`: it answers. */
     problem,
-    owner: bus.owner && { pid: bus.owner.pid, command: shortCommand(bus.owner) },
+    owner: owner && { pid: owner.pid, command: shortCommand(owner) },
     age_ms: now && Math.round(now.ageMs),
     /** For a hub, the rates and queues are the sums of its workers' buses `NAME.*`. */
     requests_per_second: perSecond("responses"),

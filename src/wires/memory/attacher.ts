@@ -4,9 +4,8 @@ import { backoff, type Backoff } from "../../backoff.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
 import { type Clock, sleep } from "../../clock.ts";
 import { BusNotFoundError, type SlotbusError } from "../../errors.ts";
-import { closeDirectory, openDirectory } from "../../native/directory.ts";
+import { addressesOf, closeDirectory, openDirectory } from "../../native/directory.ts";
 import { Door } from "../../native/door.ts";
-import { clientsThere, OWNER } from "../../native/name.ts";
 import { type Handshake, shakeHands, shakeHandsSync, WorkerHandle } from "../../native/worker.ts";
 
 /** Pauses between attempts to attach to a client that is busy, in ms. */
@@ -16,8 +15,8 @@ const LOOK_MS = 1_000;
 
 /** Reports of an attacher. */
 export interface AttacherEvents {
-  /** The worker attached. `client` is the number of the client on a shared bus; `null`: it owns the bus. */
-  attached(handle: WorkerHandle, client: number | null): void;
+  /** The worker attached to a client: the owner of a name at the address `NAME`, client K of a shared name at `NAME@K`. */
+  attached(handle: WorkerHandle, address: string): void;
   /** A client cannot be attached to, and is not tried again before something changes. */
   refused(error: SlotbusError): void;
 }
@@ -30,8 +29,8 @@ export class Attacher {
   readonly #options: ResolvedWorkerOptions;
   readonly #clock: Clock;
   readonly #events: AttacherEvents;
-  /** Clients with a session or a handshake. */
-  readonly #known = new Set<number>();
+  /** Addresses of clients with a session or a handshake. */
+  readonly #known = new Set<string>();
   #door: Door | null = null;
   /** Descriptor of the door's directory; -1: none. */
   #dir = -1;
@@ -62,7 +61,7 @@ export class Attacher {
     const done = (error: SlotbusError | null): void => {
       if (error === null || --left === 0) resolve(error);
     };
-    for (const client of found) void this.#attach(client, done);
+    for (const address of found) void this.#attach(address, done);
     return promise;
   }
 
@@ -70,15 +69,15 @@ export class Attacher {
   lookSync(): void {
     const found = this.#find();
     if (!Array.isArray(found)) return;
-    for (const client of found) {
-      const result = shakeHandsSync(this.#handshake(client));
-      if (!this.#settle(client, result)) this.#known.delete(client);
+    for (const address of found) {
+      const result = shakeHandsSync(this.#handshake(address));
+      if (!this.#settle(address, result)) this.#known.delete(address);
     }
   }
 
-  /** The session with a client has ended. */
-  left(client: number | null): void {
-    this.#known.delete(client ?? OWNER);
+  /** The session with the client at `address` has ended. */
+  left(address: string): void {
+    this.#known.delete(address);
   }
 
   close(): void {
@@ -89,34 +88,37 @@ export class Attacher {
     this.#dir = -1;
   }
 
-  /** Returns the clients that are there and not known, at least one; or an error. */
-  #find(): number[] | SlotbusError {
-    let there: number[];
+  /** Returns the addresses that are not known, at least one; or an error. */
+  #find(): string[] | SlotbusError {
+    const { name, directory, shared } = this.#options;
+    let found: string[] = [];
     try {
-      there = clientsThere(this.#options);
+      const dir = openDirectory(directory, { shared });
+      if (dir !== null) {
+        found = addressesOf(dir, name).filter((address) => !this.#known.has(address));
+        closeDirectory(dir);
+      }
     } catch (error) {
       return error as SlotbusError;
     }
-    const found = there.filter((client) => !this.#known.has(client));
-    for (const client of found) this.#known.add(client);
-    return found.length > 0 ? found : new BusNotFoundError(this.#options.name, this.#options.directory, 0);
+    for (const address of found) this.#known.add(address);
+    return found.length > 0 ? found : new BusNotFoundError(name, directory, 0);
   }
 
-  #handshake(client: number): Handshake<WorkerHandle> {
-    const { name, directory, shared, concurrency } = this.#options;
-    const address = { name: client === OWNER ? name : `${name}@${client}`, directory, shared };
-    return WorkerHandle.attach(address, concurrency, this.#clock, () => this.#isOver);
+  #handshake(address: string): Handshake<WorkerHandle> {
+    const at = { ...this.#options, name: address };
+    return WorkerHandle.attach(at, this.#options.concurrency, this.#clock, () => this.#isOver);
   }
 
   /** Tries until the worker is attached, or the client has gone or refuses for good. `done` gets the first result. */
-  async #attach(client: number, done: (error: SlotbusError | null) => void): Promise<void> {
+  async #attach(address: string, done: (error: SlotbusError | null) => void): Promise<void> {
     for (let attempt = 0; ; attempt++) {
-      const result = await shakeHands(this.#handshake(client), this.#clock);
-      if (this.#settle(client, result)) return done(null);
+      const result = await shakeHands(this.#handshake(address), this.#clock);
+      if (this.#settle(address, result)) return done(null);
       const error = result as SlotbusError;
       done(error);
-      if (client === OWNER || !error.retryable || error instanceof BusNotFoundError || this.#isOver) {
-        this.#known.delete(client);
+      if (!isShared(address) || !error.retryable || error instanceof BusNotFoundError || this.#isOver) {
+        this.#known.delete(address);
         if (!error.retryable) this.#events.refused(error);
         return;
       }
@@ -125,15 +127,15 @@ export class Attacher {
   }
 
   /** Passes on a new session. Returns `false` if there is none. */
-  #settle(client: number, result: WorkerHandle | SlotbusError): boolean {
+  #settle(address: string, result: WorkerHandle | SlotbusError): boolean {
     if (!(result instanceof WorkerHandle)) return false;
     if (this.#isOver) {
       result.goodbye(); // the client may already count this worker as attached
       result.close(true);
       return true;
     }
-    this.#events.attached(result, client === OWNER ? null : client);
-    if (client !== OWNER && !this.#door) this.#open();
+    this.#events.attached(result, address);
+    if (isShared(address) && !this.#door) this.#open();
     return true;
   }
 
@@ -160,4 +162,8 @@ export class Attacher {
     void this.look();
     this.#clock.after(LOOK_MS, this.#lookAgain).unref();
   };
+}
+
+function isShared(address: string): boolean {
+  return address.includes("@");
 }

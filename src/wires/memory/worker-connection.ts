@@ -53,8 +53,8 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   /** Why the client evicted this worker; `""` if it did not. */
   evictedFor = "";
   socket: Socket<undefined> | null = null;
-  /** Number of the client on a shared bus; `null`: it owns the bus. */
-  readonly client: number | null;
+  /** Address of the client: see `Attacher`. */
+  readonly address: string;
   /** Index in the sessions of the worker. */
   readonly index: number;
   readonly #totals: Totals;
@@ -72,14 +72,14 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
 
   constructor(
     handle: WorkerHandle,
-    client: number | null,
+    address: string,
     index: number,
     totals: Totals,
     turns: Turns,
     events: WorkerConnectionEvents,
   ) {
     this.handle = handle;
-    this.client = client;
+    this.address = address;
     this.index = index;
     this.#totals = totals;
     this.#arenas = new Arenas(handle.arenas, handle.stride);

@@ -52,7 +52,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#arrivals = arrivals;
     this.#driver = new Driver(this, options.spin, clock);
     this.#attacher = new Attacher(options, clock, {
-      attached: (handle, client) => this.#adopt(handle, client),
+      attached: (handle, address) => this.#adopt(handle, address),
       refused: (error) => this.#refused(error),
     });
   }
@@ -175,9 +175,9 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     }
   }
 
-  #adopt(handle: WorkerHandle, client: number | null): void {
+  #adopt(handle: WorkerHandle, address: string): void {
     const index = this.#sessions.add(handle);
-    const connection = new WorkerConnection(handle, client, index, this.#totals, this.#turns, this);
+    const connection = new WorkerConnection(handle, address, index, this.#totals, this.#turns, this);
     this.#connections[index] = connection;
     this.#count++;
     if (this.#isDraining) connection.writer.send(C.SB_MSG_DRAIN);
@@ -256,7 +256,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#connections[connection.index] = undefined;
     this.#count--;
     this.#sessions.remove(connection.index);
-    this.#attacher.left(connection.client);
+    this.#attacher.left(connection.address);
     if (connection.socket) {
       connection.handle.hangup(); // Bun closes the descriptor
       connection.socket.terminate();
