@@ -232,7 +232,7 @@ test("top counts the restarts of workers that the bus starts itself, and shows t
   const counted = { workers_joined: 2, workers_died: 1, workers_restarted: 1, workers_paused: false };
   expect(await look()).toMatchObject({ ...counted, workers });
   const out = await desk.screen();
-  expect(out).toMatch(/^ {2}total {2}JOINED 2 {2}DIED 1 {2}EVICTED 0 {2}RESTARTED 1 {2}TIMEOUTS 0$/m);
+  expect(out).toMatch(/^ {2}total {2}JOINED 2 {2}DIED 1 {2}EVICTED 0 {2}RESTARTED 1 {2}TIMEOUTS 0 {2}MOVES \d+$/m);
   expect(out).not.toContain("paused");
   bus.supervisor!.on("joined", ({ pid }) => process.kill(pid, "SIGKILL")); // from now on it never stays up
   process.kill(bus.workers[0]!.pid, "SIGKILL");
