@@ -232,7 +232,7 @@ test("top counts the restarts of workers that the bus starts itself, and shows t
   const counted = { workers_joined: 2, workers_died: 1, workers_restarted: 1, workers_paused: false };
   expect(await look()).toMatchObject({ ...counted, workers });
   const out = await desk.screen();
-  expect(out).toMatch(/^ {2}total {2}JOINED 2 {2}DIED 1 {2}EVICTED 0 {2}RESTARTED 1 {2}TIMEOUTS 0$/m);
+  expect(out).toMatch(/^ {2}total {2}JOINED 2 {2}DIED 1 {2}EVICTED 0 {2}RESTARTED 1 {2}TIMEOUTS 0 {2}MOVES \d+$/m);
   expect(out).not.toContain("paused");
   bus.supervisor!.on("joined", ({ pid }) => process.kill(pid, "SIGKILL")); // from now on it never stays up
   process.kill(bus.workers[0]!.pid, "SIGKILL");
@@ -664,7 +664,7 @@ test("clean never removes a locked name, as of a client that is still starting, 
   }
 }, 20_000);
 
-test("ls and clean know a shared name once; clean removes what its dead left, and nothing of the living", async () => {
+test("ls and clean know each client of a shared name; clean removes what its dead left, and nothing of the living", async () => {
   await using desk = new Desk();
   const at = (file: string): string => join(desk.directory, file);
   const dir = native.sb_dir_open(cString(desk.directory), 0, 0);
@@ -679,11 +679,11 @@ test("ls and clean know a shared name once; clean removes what its dead left, an
   for (const file of owned) writeFileSync(at(file), "");
   const all = desk.files();
   try {
-    expect((await desk.entries()).map(({ name }) => name)).toEqual(["shop", "gone"]);
+    expect((await desk.entries()).map(({ name }) => name)).toEqual(["shop@0", "gone"]);
     const reason = (count: number): string => `${count} ${count === 1 ? "file" : "files"} of dead clients or workers`;
     const planned = await desk.clean(["--dry-run"]);
     expect(planned).toEqual([
-      { kind: "bus", name: "shop", action: "kept", reason: "it is alive" },
+      { kind: "bus", name: "shop@0", action: "kept", reason: "it is alive" },
       { kind: "bus", name: "gone", action: "would remove", reason: "nobody holds its lock" },
       { kind: "bus", name: "gone", action: "would remove", reason: reason(1) },
       { kind: "bus", name: "shop", action: "would remove", reason: reason(3) },

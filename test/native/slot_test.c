@@ -77,7 +77,7 @@ static struct pair arrange(enum situation situation)
 	return pair;
 }
 
-enum verb { RESERVE, PUBLISH, CANCEL, WITHDRAW, RELEASE, VERBS };
+enum verb { RESERVE, PUBLISH, CANCEL, RECALL, WITHDRAW, RELEASE, VERBS };
 
 static int32_t apply(const struct pair *pair, enum verb verb, uint32_t link, uint32_t slot)
 {
@@ -85,30 +85,31 @@ static int32_t apply(const struct pair *pair, enum verb verb, uint32_t link, uin
 	case RESERVE: return sb_slot_reserve(pair->client, link);
 	case PUBLISH: return sb_slot_publish(pair->client, link, slot, 0, 0, 0, 8, 0, 1);
 	case CANCEL: return sb_slot_cancel(pair->client, link, slot);
+	case RECALL: return sb_slot_recall(pair->client, link, slot);
 	case WITHDRAW: return sb_slot_withdraw(pair->client, link, slot);
 	default: return sb_slot_release(pair->client, link, slot);
 	}
 }
 
 /* What the contract's diagram allows; every other pair of situation and verb must be refused. */
-enum { refused = -SB_EINVAL, full = -SB_EBUSY };
+enum { refused = -SB_EINVAL, full = -SB_EBUSY, claimed = -SB_EBUSY };
 static const int32_t expected_result[SITUATIONS][VERBS] = {
-	/*              RESERVE  PUBLISH  CANCEL   WITHDRAW      RELEASE */
-	[REST]      = { 0,       refused, refused, refused,      refused },
-	[WRITING]   = { full,    0,       0,       refused,      refused },
-	[READY]     = { full,    refused, refused, SB_FREE,      refused },
-	[CLAIMED]   = { full,    refused, refused, SB_ABANDONED, refused },
-	[ANSWERED]  = { full,    refused, refused, SB_DONE,      refused },
-	[TAKEN_OUT] = { full,    refused, refused, refused,      0       },
-	[ABANDONED] = { full,    refused, refused, refused,      refused },
+	/*              RESERVE  PUBLISH  CANCEL   RECALL   WITHDRAW      RELEASE */
+	[REST]      = { 0,       refused, refused, refused, refused,      refused },
+	[WRITING]   = { full,    0,       0,       refused, refused,      refused },
+	[READY]     = { full,    refused, refused, SB_FREE, SB_FREE,      refused },
+	[CLAIMED]   = { full,    refused, refused, claimed, SB_ABANDONED, refused },
+	[ANSWERED]  = { full,    refused, refused, claimed, SB_DONE,      refused },
+	[TAKEN_OUT] = { full,    refused, refused, refused, refused,      0       },
+	[ABANDONED] = { full,    refused, refused, refused, refused,      refused },
 };
 static const enum sb_state state_after[SITUATIONS][VERBS] = {
 	[REST]      = { SB_WRITING },
 	[WRITING]   = { 0, SB_READY, SB_FREE },
-	[READY]     = { 0, 0, 0, SB_FREE },
-	[CLAIMED]   = { 0, 0, 0, SB_ABANDONED },
-	[ANSWERED]  = { 0, 0, 0, SB_DONE },
-	[TAKEN_OUT] = { 0, 0, 0, 0, SB_FREE },
+	[READY]     = { 0, 0, 0, SB_FREE, SB_FREE },
+	[CLAIMED]   = { 0, 0, 0, 0, SB_ABANDONED },
+	[ANSWERED]  = { 0, 0, 0, 0, SB_DONE },
+	[TAKEN_OUT] = { 0, 0, 0, 0, 0, SB_FREE },
 };
 
 TEST("each verb of the client moves a slot along its arrow of the diagram and is refused "
@@ -129,7 +130,7 @@ TEST("each verb of the client moves a slot along its arrow of the diagram and is
 			pair_close(&pair);
 		}
 	}
-	CHECK_EQ(moved, 7); /* otherwise the table tests nothing */
+	CHECK_EQ(moved, 8); /* otherwise the table tests nothing */
 	CHECK_EQ(moved + kept, (int)SITUATIONS * (int)VERBS);
 }
 
@@ -943,6 +944,51 @@ TEST("a snapshot tells each slot's state and the time since the client moved it"
 	CHECK(out[1] >= 5000 && out[1] < 15000);
 	CHECK_AT_MOST(out[3], 5000);
 	CHECK_EQ(out[11], 0);
+	pair_close(&pair);
+}
+
+TEST("a look finds READY slots of a minimum age while the worker is awake, and no claimed ones")
+{
+	uint32_t out[SB_SLOTS_MAX + 1];
+	struct pair pair = pair_open(4, 4);
+	for (int i = 0; i < 3; i++) send_request(&pair, 0);
+	pair.link->changed_ns[1] -= 5 * NS_PER_MS;
+	CHECK_EQ(sb_link_waits(pair.client, pair.index, 4000, out), 1);
+	CHECK(out[0] == 3 && out[1] == 1);
+	CHECK_EQ(sb_link_waits(pair.client, pair.index, 10000000, out), 0);
+	CHECK_EQ(out[0], 3);
+	store_seq(&pair.region->worker.parked, SB_PARK_SOCKET); /* its bell is due */
+	CHECK_EQ(sb_link_waits(pair.client, pair.index, 4000, out), 0);
+	CHECK_EQ(out[0], 3);
+	sb_worker_unpark(pair.worker);
+	CHECK_EQ(sb_slot_recall(pair.client, pair.index, 1), SB_FREE);
+	CHECK_EQ(counter_of(pair.client, SB_C_MOVED), 1);
+	CHECK_EQ(counter_of(pair.client, SB_C_WITHDRAWN), 0);
+	CHECK_EQ(take_request(&pair), 0);
+	CHECK_EQ(sb_link_waits(pair.client, pair.index, 0, out), 1);
+	CHECK(out[0] == 1 && out[1] == 2);
+	CHECK_EQ(sb_link_waits(pair.client, 63, 0, out), 0);
+	CHECK_EQ(out[0], 0);
+	pair_close(&pair);
+}
+
+TEST("a worker advances when it claims, completes, or ends a request whose caller gave up")
+{
+	struct pair pair = pair_open(4, 4);
+	CHECK_EQ(sb_link_advanced(pair.client, pair.index), 0);
+	for (int i = 0; i < 2; i++) send_request(&pair, 0);
+	CHECK_EQ(sb_link_advanced(pair.client, pair.index), 0);
+	CHECK_EQ(take_request(&pair), 0);
+	CHECK_EQ(sb_link_advanced(pair.client, pair.index), 1);
+	CHECK_EQ(sb_link_advanced(pair.client, pair.index), 0);
+	CHECK_EQ(answer_request(&pair, 0), 0);
+	CHECK_EQ(sb_link_advanced(pair.client, pair.index), 1);
+	CHECK_EQ(take_request(&pair), 1);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 1), SB_ABANDONED);
+	CHECK_EQ(sb_link_advanced(pair.client, pair.index), 1);
+	CHECK_EQ(answer_request(&pair, 1), -SB_ESTALE);
+	CHECK_EQ(sb_link_advanced(pair.client, pair.index), 1);
+	CHECK_EQ(sb_link_advanced(pair.client, 63), 1);
 	pair_close(&pair);
 }
 

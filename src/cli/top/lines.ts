@@ -46,7 +46,7 @@ function busDetails(bus: BusFrame): Line[] {
   );
   const { workers_joined: joined, workers_died: died, workers_evicted: evicted, workers_restarted: restarted } = bus;
   out.push(
-    `  total  JOINED ${joined}  DIED ${died}  EVICTED ${evicted}  RESTARTED ${restarted}  TIMEOUTS ${bus.timeouts}`,
+    `  total  JOINED ${joined}  DIED ${died}  EVICTED ${evicted}  RESTARTED ${restarted}  TIMEOUTS ${bus.timeouts}  MOVES ${bus.moves}`,
   );
   if (bus.contentions > 0)
     out.push(["yellow", `  stopped spinning ${bus.contentions} times: other programs needed the processors`]);

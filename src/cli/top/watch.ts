@@ -152,6 +152,8 @@ function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = n
     workers_paused: counted("workers_paused") > counted("workers_resumed"),
     timeouts: counted("timeouts"),
     contentions: counted("contentions"),
+    /** Requests that moved to another worker because theirs did not claim them. */
+    moves: counted("moves"),
     workers: workers.map(({ id, pid, inFlight, concurrency, ageMs }) => {
       return { id, pid, in_flight: inFlight, concurrency, age_ms: Math.round(ageMs) };
     }),
