@@ -184,7 +184,8 @@ int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *out)
 		if (fstatat(dir, client_file(name, k, ".sock").text, &status, AT_SYMLINK_NOFOLLOW) == 0)
 			out[k / 32] |= 1u << k % 32;
 	struct file_name owner = with_suffix(name, ".sock");
-	return fstatat(dir, owner.text, &status, AT_SYMLINK_NOFOLLOW) == 0 ? 1 : 0;
+	if (fstatat(dir, owner.text, &status, AT_SYMLINK_NOFOLLOW) == 0) return 1;
+	return errno == EACCES ? -SB_EPERM : 0;
 }
 
 int32_t sb_name_sweep(int32_t dir, const char *name, int32_t removes)

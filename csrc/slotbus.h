@@ -471,7 +471,8 @@ SB_API int32_t sb_name_probe(int32_t dir, const char *name);
 /* Like sb_name_probe; sets bit k of the 64 bits in out[0..1] when client k is alive. */
 SB_API int32_t sb_name_clients(int32_t dir, const char *name, uint32_t *out);
 /* Sets bit k of the 64 bits in out[0..1] when NAME@k.sock exists, also in a directory that this
- * user may not list. Returns 1 when NAME.sock exists, else 0. Fails with -SB_ENAME. */
+ * user may not list. Returns 1 when NAME.sock exists, else 0. Fails with -SB_ENAME, -SB_EPERM
+ * (this user may not look for files in the directory). */
 SB_API int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *out);
 /* Returns the number of files that dead clients and workers of a shared name left. removes: removes
  * them, and NAME.lock when nobody uses the name. Fails like sb_name_share and sb_name_probe. */

@@ -117,7 +117,7 @@ test("a request moves at most three times", async () => {
   expect(next.workerPid).toBe(children[4]!.pid);
 }, 30_000);
 
-test("a request that waits behind the only worker moves to one that attaches, with its streamed body", async () => {
+test("a request that waits behind the only worker moves to the next worker that attaches, with its streamed body", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const [first] = (await start(space, bus, 1)) as [Child];

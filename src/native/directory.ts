@@ -61,7 +61,7 @@ export function clientsOf(dir: number, name: string): number[] {
  */
 export function addressesOf(dir: number, name: string): string[] {
   const bits = new Uint32Array(2);
-  const isOwned = native.sb_name_sockets(dir, cString(name), bits) === 1;
+  const isOwned = native.sb_name_sockets(dir, cString(name), bits) !== 0; // without the right to look, it may exist
   return [...(isOwned ? [name] : []), ...numbersIn(bits).map((client) => `${name}@${client}`)];
 }
 
