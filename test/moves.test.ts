@@ -6,6 +6,8 @@ import type { Exchange } from "../src/bus/exchange.ts";
 import { systemClock } from "../src/clock.ts";
 import type { MemoryConnection } from "../src/wires/memory/connection.ts";
 import { Moves } from "../src/wires/memory/moves.ts";
+import { Stall } from "../src/wires/memory/stall.ts";
+import type { LinkHandle } from "../src/native/client.ts";
 import { type Child, rejection, stop, until, Workspace } from "./support.ts";
 
 /** Starts workers one after the other: a bus without load chooses the first of them. */
@@ -249,4 +251,22 @@ test("a look that is late takes only requests that were sent before the look bef
   stage.pass(2);
   stage.pass(50);
   expect(stage.asked).toEqual([2, 2, 51, 51]);
+});
+
+test("a worker that left requests unclaimed is doubtful until it parks, or claims or completes a request", () => {
+  const link = { isParked: false, steps: 0, hasAdvanced: () => link.steps-- > 0 };
+  const stall = new Stall(link as unknown as LinkHandle);
+  const look = (): boolean => ((link.steps = Math.max(0, link.steps)), stall.isDoubtful);
+  expect(look()).toBe(false);
+  link.steps = 1; // before the requests were found
+  stall.suspect();
+  expect([look(), look()]).toEqual([true, true]);
+  link.steps = 1;
+  expect([look(), look()]).toEqual([false, false]);
+  stall.suspect();
+  expect(look()).toBe(true);
+  link.isParked = true;
+  expect(look()).toBe(false);
+  link.isParked = false;
+  expect(look()).toBe(false);
 });

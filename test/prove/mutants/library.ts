@@ -153,7 +153,7 @@ export const libraryRules: LibraryRule[] = [
       ["    if (this.#isSuspect && (this.#link.isParked || this.#link.hasAdvanced())) this.#isSuspect = false;\n", ""],
     ],
     suite: "moves",
-    test: "requests to a stopped worker move",
+    test: "a worker that left requests unclaimed is doubtful until",
   },
   {
     rule: "a pinned request does not move",
