@@ -255,6 +255,45 @@ const rules: (Tested | Attacked)[] = [
     test: "a stale event differs by its life from an event of a new link with the same index",
   },
   {
+    rule: "a claimed request is not recalled",
+    file: "slot_client.c",
+    edits: [
+      [
+        "\t\treturn -SB_EBUSY;\n\tput_back(link, slot);",
+        "\t\t(void)swap_word(&link->map, slot, word_of(generation, SB_CLAIMED), word_of(generation, SB_FREE));\n\tput_back(link, slot);",
+      ],
+    ],
+    test: "each verb of the client moves a slot along its arrow",
+  },
+  {
+    rule: "a parked worker loses no request, because its bell is due",
+    file: "slot_client.c",
+    edits: [["return sb_link_parked(client, index) == 1 ? 0 : (int32_t)late;", "return (int32_t)late;"]],
+    test: "a look finds READY slots",
+  },
+  {
+    rule: "only requests of a minimum age are late",
+    file: "slot_client.c",
+    edits: [
+      [
+        "if (elapsed_ns(now, link->changed_ns[slot]) >= (uint64_t)age_us * 1000u) out[++late] = slot;",
+        "(void)now;\n\t\tout[++late] = slot;",
+      ],
+    ],
+    test: "a look finds READY slots",
+  },
+  {
+    rule: "a worker that ends a request whose caller gave up advances",
+    file: "wait.c",
+    edits: [
+      [
+        "load_relaxed(&counters->completed) +\n\t                 load_relaxed(&counters->stale);",
+        "load_relaxed(&counters->completed);",
+      ],
+    ],
+    test: "a worker advances when",
+  },
+  {
     rule: "bells without work have a limit",
     file: "wait.c",
     edits: [["return link->bells > link->bells_work + SB_BELLS_PER_SECOND ? -SB_EPROTO : 0;", "return 0;"]],
