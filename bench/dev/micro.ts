@@ -4,7 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bench, do_not_optimize, group, run } from "mitata";
-import { Arena, encodeHead, Head, HeadReader, HeadWriter, REQUEST_STRINGS } from "../../src/bus/codec.ts";
+import { Arena, encodeHead, HeadWriter, REQUEST_STRINGS } from "../../src/bus/codec.ts";
+import { Head, HeadReader } from "../../src/bus/head.ts";
 import { SlotBus, SlotWorker } from "../../src/index.ts";
 import { C, cString, errorText, FIELDS, native, type Pointer, view } from "../../src/native/library.ts";
 
@@ -32,7 +33,7 @@ function benchCodec(name: string, strings: readonly string[]): void {
     writer.strings.push(...strings);
     bench("write again", () => writer.write(arena, 0, REQUEST_STRINGS, HEAD_LIMIT, "request"));
     bench("decode, all strings read", () => {
-      const decoded = new Head(head, REQUEST_STRINGS);
+      const decoded = Head.decode(head, REQUEST_STRINGS);
       do_not_optimize(decoded.strings(0, decoded.count));
     });
     bench("read again", () => do_not_optimize(reader.read(arena, head.length)));

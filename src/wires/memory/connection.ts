@@ -1,6 +1,7 @@
 /** One attached worker, in the client: its region, and the exchange in each slot. */
 
-import { type BodyLike, bodyOffset, encodeMethod, Head, writeBody } from "../../bus/codec.ts";
+import { type BodyLike, bodyOffset, encodeMethod, writeBody } from "../../bus/codec.ts";
+import { Head } from "../../bus/head.ts";
 import type { Exchange, Executed, Verdict } from "../../bus/exchange.ts";
 import { ERROR_STRINGS } from "../../bus/response.ts";
 import type { Connection, SlotReport } from "../../bus/wire.ts";
@@ -255,7 +256,9 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   #readHead(exchange: Exchange, bytes: number, isError: boolean): Head | null {
     const arena = this.#arenas.response(exchange.place);
     try {
-      return isError ? new Head(arena.bytes.slice(0, bytes), ERROR_STRINGS) : this.#company.answers.read(arena, bytes);
+      return isError
+        ? Head.decode(arena.bytes.slice(0, bytes), ERROR_STRINGS)
+        : this.#company.answers.read(arena, bytes);
     } catch (cause) {
       this.#corrupted(exchange, `responded to request ${exchange.id} with a malformed head`, cause);
       this.evict("it responded with a malformed head");
