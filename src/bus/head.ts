@@ -111,12 +111,12 @@ export class Head {
   /** Returns the string at `index`. */
   string(index: number): string {
     if (index === 0) return (this.#first ??= this.#decodeFirst());
-    return this.#decode()[index]!;
+    return this.#all()[index]!;
   }
 
   /** Returns the strings from `first` up to `end`, excluding `end`. */
   strings(first: number, end: number): string[] {
-    return this.#decode().slice(first, end);
+    return this.#all().slice(first, end);
   }
 
   /** The headers, which follow the parameters. */
@@ -133,7 +133,7 @@ export class Head {
     return base && this.#same(base, start, end) === end ? base.#strings![0]! : this.#text.substring(start, end);
   }
 
-  #decode(): readonly string[] {
+  #all(): readonly string[] {
     if (this.#strings) return this.#strings;
     const base = this.#base;
     const text = this.#text;
