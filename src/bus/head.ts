@@ -30,7 +30,7 @@ export class Head {
   readonly #text: string;
   /** Private copy of the head, to compare the next one with; `null` for a variant that was not repeated. */
   #bytes: Uint8Array | null;
-  /** An earlier head with the same table and decoded strings, most of which are the same; `null` when they were taken. */
+  /** An earlier head with the same table, whose strings are decoded; `null` from the time when this head's strings are too. */
   #base: Head | null;
   #strings: readonly string[] | null = null;
   /** Path or content type, which is read for almost every message. */
@@ -77,6 +77,11 @@ export class Head {
     );
   }
 
+  /** Decodes a copy of the first `length` bytes of the arena. @throws `PROTOCOL` */
+  static copy(arena: Arena, length: number, leading: number): Head {
+    return Head.decode(arena.bytes.slice(0, length), leading);
+  }
+
   get count(): number {
     return this.#table.count;
   }
@@ -111,7 +116,8 @@ export class Head {
   /** Returns the string at `index`. */
   string(index: number): string {
     if (index === 0) return (this.#first ??= this.#decodeFirst());
-    return this.#all()[index]!;
+    const { start, ends } = this.#table;
+    return this.#strings?.[index] ?? this.#text.substring(start + ends[index - 1]!, start + ends[index]!);
   }
 
   /** Returns the strings from `first` up to `end`, excluding `end`. */
@@ -156,7 +162,7 @@ export class Head {
     return (this.#strings = strings);
   }
 
-  /** Returns the first offset from `from` at which this text differs from that of `base`; `end` if there is none before. */
+  /** Returns the first offset from `from` at which this text and the text of `base` differ; at most `end`. */
   #same(base: Head, from: number, end: number): number {
     let at = from;
     while (at < end && this.#text.charCodeAt(at) === base.#text.charCodeAt(at)) at++;
@@ -180,7 +186,7 @@ export class HeadReader {
     const isSameSize = known !== undefined && known.size === length;
     if (isSameSize && known.isIn(arena)) return known;
     const next = isSameSize ? known.next(arena) : null;
-    const head = next ?? Head.decode(arena.bytes.slice(0, length), this.#leading);
+    const head = next ?? Head.copy(arena, length, this.#leading);
     if (length <= MEMO_BYTES) this.#memo[place] = head;
     return head;
   }

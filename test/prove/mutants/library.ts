@@ -65,7 +65,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a head is copied before it is read",
     file: "bus/head.ts",
-    edits: [["Head.decode(arena.bytes.slice(0, length)", "Head.decode(arena.bytes.subarray(0, length)"]],
+    edits: [["arena.bytes.slice(0, length)", "arena.bytes.subarray(0, length)"]],
     suite: "codec",
     test: "a reader with a cache gives equal heads for equal bytes, and different heads for different bytes",
   },
@@ -158,7 +158,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a slot that is lent is not free",
     file: "wires/memory/connection.ts",
-    edits: [["if (body && !this.#free(slot)) {", "if (!this.#free(slot)) {"]],
+    edits: [["if (body && !this.#free(slot)) return", "if (!this.#free(slot)) return"]],
     suite: "response",
     test: "lent responses keep their own slots and bytes while the other slots go on",
   },
