@@ -1,7 +1,7 @@
 /** An exchange, and the queue of waiting exchanges. */
 
 import { expect, test } from "bun:test";
-import { Head } from "../src/bus/codec.ts";
+import { Head } from "../src/bus/head.ts";
 import { Exchange, type ExchangeOwner } from "../src/bus/exchange.ts";
 import { ExchangeQueue } from "../src/bus/queue.ts";
 import { Turns } from "../src/bus/turns.ts";
@@ -96,7 +96,7 @@ function silent(): { body: AsyncIterableIterator<Uint8Array>; closed: () => numb
   return { body, closed: () => closed };
 }
 
-const answer = new Head(new Uint8Array([1, 0, 0, 0, 0]), 1);
+const answer = Head.decode(new Uint8Array([1, 0, 0, 0, 0]), 1);
 const carrier = { pid: 1, withdraw: () => "no" as const, timeLeft: () => 1_000 };
 
 test("a source that no worker has begun to read is closed when the request gets its response", async () => {

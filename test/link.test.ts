@@ -1,7 +1,8 @@
 /** A worker that breaks the protocol: its client names the fault and evicts it, and every request settles. */
 
 import { expect, test } from "bun:test";
-import { bodyOffset, HeadReader } from "../src/bus/codec.ts";
+import { bodyOffset } from "../src/bus/codec.ts";
+import { HeadReader } from "../src/bus/head.ts";
 import { SlotbusError, WorkerDiedError } from "../src/index.ts";
 import { RawWorker } from "./raw-worker.ts";
 import { descriptors, mappings, rejection, until, Workspace } from "./support.ts";

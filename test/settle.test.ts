@@ -1,7 +1,7 @@
 /** Every request settles, with any worker: simultaneous events, a worker that overwrites its region, sources that call the bus. */
 
 import { expect, test } from "bun:test";
-import { HeadReader } from "../src/bus/codec.ts";
+import { HeadReader } from "../src/bus/head.ts";
 import {
   type BusResponse,
   type DeferredAnswer,

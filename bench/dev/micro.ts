@@ -4,7 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bench, do_not_optimize, group, run } from "mitata";
-import { Arena, encodeHead, Head, HeadReader, HeadWriter, REQUEST_STRINGS } from "../../src/bus/codec.ts";
+import { Arena, encodeHead, HeadWriter, REQUEST_STRINGS } from "../../src/bus/codec.ts";
+import { Head, HeadReader } from "../../src/bus/head.ts";
 import { SlotBus, SlotWorker } from "../../src/index.ts";
 import { C, cString, errorText, FIELDS, native, type Pointer, view } from "../../src/native/library.ts";
 
@@ -32,9 +33,19 @@ function benchCodec(name: string, strings: readonly string[]): void {
     writer.strings.push(...strings);
     bench("write again", () => writer.write(arena, 0, REQUEST_STRINGS, HEAD_LIMIT, "request"));
     bench("decode, all strings read", () => {
-      const decoded = new Head(head, REQUEST_STRINGS);
+      const decoded = Head.decode(head, REQUEST_STRINGS);
       do_not_optimize(decoded.strings(0, decoded.count));
     });
+    const others = ["a", "b"].map((last) => {
+      const other = new Arena(new ArrayBuffer(HEAD_LIMIT));
+      encodeHead(other, [...strings, "x-id", last], 0, REQUEST_STRINGS, HEAD_LIMIT, "request");
+      return other;
+    });
+    let turn = 0;
+    const size = encodeHead(arena, [...strings, "x-id", "c"], 0, REQUEST_STRINGS, HEAD_LIMIT, "request");
+    const variants = new HeadReader(REQUEST_STRINGS);
+    bench("read a variant, all headers read", () => do_not_optimize(variants.read(others[turn++ % 2]!, size).headers));
+    encode();
     bench("read again", () => do_not_optimize(reader.read(arena, head.length)));
   });
 }

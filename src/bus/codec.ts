@@ -1,5 +1,5 @@
 /**
- * Encodes and decodes heads: all parts of a request or response except its body.
+ * Encodes heads, which head.ts decodes: all parts of a request or response except its body.
  *
  *     u16 count, u16 parameters, count lengths (7 bits per byte), then the text of all strings in one run
  *
@@ -12,9 +12,9 @@
  */
 
 import { shown } from "../check.ts";
-import { SlotbusError, HeadTooLargeError, InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
-import { fast, type FastBuffer } from "../fast-buffer.ts";
-import { checkHeaderName, checkText, HeaderList } from "./headers.ts";
+import { HeadTooLargeError, InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
+import type { FastBuffer } from "../fast-buffer.ts";
+import { checkHeaderName, checkText } from "./headers.ts";
 import { bodyReleased } from "../errors/plain.ts";
 
 /** Number of strings before the pairs of a request head. */
@@ -47,6 +47,11 @@ export class Arena {
     return this.#text.compare(bytes, 0, length, 0, length) === 0;
   }
 
+  /** Returns a copy of the first `length` bytes as text, with one unit per byte. */
+  copyText(length: number): string {
+    return this.#text.latin1Slice(0, length);
+  }
+
   /** Writes text as UTF-8 and returns its length in bytes. */
   write(text: string, offset: number): number {
     return this.#text.utf8Write(text, offset);
@@ -62,10 +67,10 @@ export function bodyOffset(headBytes: number): number {
 export type MessageKind = "request" | "response";
 
 /** Bytes before the table of lengths. */
-const TABLE = 4;
+export const TABLE = 4;
 /** Size of the largest head that is cached. */
-const MEMO_BYTES = 4096;
-const MEMO_ENTRIES = 16;
+export const MEMO_BYTES = 4096;
+export const MEMO_ENTRIES = 16;
 /** Only each eighth head that differs from the cached head replaces it, because caching has a cost. */
 const MEMO_EVERY = 8;
 
@@ -250,116 +255,6 @@ function patch(arena: Arena, known: WrittenHead, strings: readonly string[], fir
     at += string.length;
   }
   return true;
-}
-
-/** A head that was copied out of shared memory. The constructor checks it; strings are decoded when they are read. Immutable. */
-export class Head {
-  /** Private copy of the head. */
-  readonly bytes: Uint8Array;
-  readonly count: number;
-  readonly parameters: number;
-  /** Data that a reader derived from the head, kept for the next message with the same head. */
-  note: object | null = null;
-  readonly #leading: number;
-  readonly #lengths: number[] = [];
-  readonly #start: number;
-  #text: string | null = null;
-  /** Path or content type, which is read for almost every message. */
-  #first: string | null = null;
-  #headers: HeaderList | null = null;
-
-  /**
-   * `leading` is the number of strings before the pairs. @throws `PROTOCOL` if the lengths do not match the text.
-   */
-  constructor(bytes: Uint8Array, leading: number) {
-    this.bytes = bytes;
-    this.count = bytes[0]! | (bytes[1]! << 8);
-    this.parameters = bytes[2]! | (bytes[3]! << 8);
-    this.#leading = leading;
-    const pairs = this.count - leading;
-    if (bytes.length < TABLE || pairs < 0 || pairs % 2 !== 0 || 2 * this.parameters > pairs) throw malformed();
-    let at = TABLE;
-    let units = 0;
-    for (let i = 0; i < this.count; i++) {
-      let length = 0;
-      let shift = 0;
-      let byte = 128;
-      while (byte > 127) {
-        if (at >= bytes.length || shift > 28) throw malformed();
-        byte = bytes[at++]!;
-        length += (byte & 127) * 2 ** shift;
-        shift += 7;
-      }
-      this.#lengths.push(length);
-      units += length;
-    }
-    this.#start = at;
-    // As many bytes as units: no decoding is needed to check the length. Otherwise only decoding shows the number of units.
-    const isAscii = units === bytes.length - at;
-    if (!isAscii) {
-      this.#text = fast.utf8Slice.call(bytes, at, bytes.length);
-      if (this.#text.length !== units) throw malformed();
-    }
-  }
-
-  /** Returns the string at `index`. */
-  string(index: number): string {
-    if (index === 0) return (this.#first ??= this.#decode().substring(0, this.#lengths[0]));
-    let from = 0;
-    for (let i = 0; i < index; i++) from += this.#lengths[i]!;
-    return this.#decode().substring(from, from + this.#lengths[index]!);
-  }
-
-  /** Returns the strings from `first` up to `end`, excluding `end`. */
-  strings(first: number, end: number): string[] {
-    const text = this.#decode();
-    const out: string[] = [];
-    let from = 0;
-    for (let i = 0; i < end; i++) {
-      const to = from + this.#lengths[i]!;
-      if (i >= first) out.push(text.substring(from, to));
-      from = to;
-    }
-    return out;
-  }
-
-  /** The headers, which follow the parameters. */
-  get headers(): HeaderList {
-    this.#headers ??= new HeaderList(this.strings(this.#leading + 2 * this.parameters, this.count));
-    return this.#headers;
-  }
-
-  #decode(): string {
-    this.#text ??= fast.latin1Slice.call(this.bytes, this.#start, this.bytes.length);
-    return this.#text;
-  }
-}
-
-/** Copies heads out of shared memory. Returns a cached head if the bytes are equal. */
-export class HeadReader {
-  readonly #leading: number;
-  readonly #memo: (Head | undefined)[] = [];
-
-  constructor(leading: number) {
-    this.#leading = leading;
-  }
-
-  /** Returns the head of `length` bytes at the start of the arena. @throws `PROTOCOL` if it is malformed. */
-  read(arena: Arena, length: number): Head {
-    const place = length % MEMO_ENTRIES;
-    const known = this.#memo[place];
-    if (known && known.bytes.length === length && arena.startsWith(known.bytes)) return known;
-    const head = new Head(arena.bytes.slice(0, length), this.#leading);
-    if (length <= MEMO_BYTES) this.#memo[place] = head;
-    return head;
-  }
-}
-
-function malformed(): SlotbusError {
-  return new SlotbusError(
-    "PROTOCOL",
-    "The head of a message is malformed: its table of lengths does not match its text.",
-  );
 }
 
 /** HTTP methods of requests. The index is sent. */

@@ -18,12 +18,12 @@ import {
   type BodyLike,
   bodyLength,
   encodeMethod,
-  Head,
   type HeadEncoder,
   type HeadWriter,
   REQUEST_STRINGS,
 } from "./codec.ts";
 import { Extra, MOVES_MAX } from "./extra.ts";
+import { Head } from "./head.ts";
 import { BorrowedResponse, BusResponse, ERROR_STRINGS, remoteError, StreamedResponse } from "./response.ts";
 import type { Statistics } from "./stats.ts";
 import { Streams } from "./streams.ts";
@@ -424,7 +424,7 @@ export class Exchange {
     const bytes = incoming.errorHead();
     let cause: unknown;
     try {
-      if (bytes) return remoteError(new Head(bytes, ERROR_STRINGS));
+      if (bytes) return remoteError(Head.decode(bytes, ERROR_STRINGS));
     } catch (error) {
       cause = error;
     }

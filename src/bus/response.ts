@@ -5,7 +5,7 @@ import { detach } from "../detach.ts";
 import { SlotbusError, RemoteError } from "../errors.ts";
 import { bodyReleased } from "../errors/plain.ts";
 import { BodyReader, StreamedBody } from "./body-reader.ts";
-import type { Head } from "./codec.ts";
+import type { Head } from "./head.ts";
 import type { HeaderList } from "./headers.ts";
 
 /** Number of strings before the headers of a response: the content type. */

@@ -1,6 +1,7 @@
 /** One attached worker, in the client: the exchange in each slot, and everything that the wire reports about it. */
 
-import { type BodyLike, bodyOffset, encodeMethod, Head, writeBody } from "../../src/bus/codec.ts";
+import { type BodyLike, bodyOffset, encodeMethod, writeBody } from "../../src/bus/codec.ts";
+import { Head } from "../../src/bus/head.ts";
 import type { Exchange, Executed, Verdict } from "../../src/bus/exchange.ts";
 import { ERROR_STRINGS } from "../../src/bus/response.ts";
 import type { Connection, SlotReport } from "../../src/bus/wire.ts";
@@ -279,7 +280,7 @@ export class ReplayConnection implements Connection, PipeOwner, End {
   #readHead(exchange: Exchange, place: Place, bytes: Uint8Array, isError: boolean): Head | null {
     const { answers, replies } = this.#wire;
     try {
-      if (isError) return new Head(bytes.slice(), ERROR_STRINGS);
+      if (isError) return Head.decode(bytes.slice(), ERROR_STRINGS);
       replies.bytes.set(bytes);
       return answers.read(replies, bytes.length);
     } catch (cause) {

@@ -23,7 +23,8 @@
  * `send` needs room, `withdraw` needs an exchange that the connection carries, and a settled exchange is never sent.
  */
 
-import { Arena, HeadReader, HeadWriter } from "../../src/bus/codec.ts";
+import { Arena, HeadWriter } from "../../src/bus/codec.ts";
+import { HeadReader } from "../../src/bus/head.ts";
 import type { Exchange } from "../../src/bus/exchange.ts";
 import type { ResolvedBusOptions } from "../../src/bus/options.ts";
 import { RESPONSE_STRINGS } from "../../src/bus/response.ts";

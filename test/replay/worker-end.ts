@@ -3,15 +3,8 @@
 import { encodeError } from "../../src/bus/answer.ts";
 import type { Outgoing } from "../../src/bus/body-writer.ts";
 import { callerGone, Claim, type ClaimOwner, type Delivery, type RequestName } from "../../src/bus/claim.ts";
-import {
-  Arena,
-  type BodyLike,
-  bodyOffset,
-  HeadReader,
-  HeadWriter,
-  REQUEST_STRINGS,
-  writeBody,
-} from "../../src/bus/codec.ts";
+import { Arena, type BodyLike, bodyOffset, HeadWriter, REQUEST_STRINGS, writeBody } from "../../src/bus/codec.ts";
+import { HeadReader } from "../../src/bus/head.ts";
 import { WorkerRequest } from "../../src/bus/request.ts";
 import { RESPONSE_STRINGS } from "../../src/bus/response.ts";
 import type { Turns } from "../../src/bus/turns.ts";

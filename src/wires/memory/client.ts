@@ -1,6 +1,7 @@
 /** The client side of a bus in shared memory: handles the events of all workers, in the turns of one driver. */
 
-import { HeadReader, HeadWriter } from "../../bus/codec.ts";
+import { HeadWriter } from "../../bus/codec.ts";
+import { HeadReader } from "../../bus/head.ts";
 import type { Exchange } from "../../bus/exchange.ts";
 import type { ResolvedBusOptions } from "../../bus/options.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";

@@ -1,6 +1,7 @@
 /** The interface of a wire to its connections, so that these do not import the wire. */
 
-import type { HeadReader, HeadWriter } from "../../bus/codec.ts";
+import type { HeadWriter } from "../../bus/codec.ts";
+import type { HeadReader } from "../../bus/head.ts";
 import type { Exchange } from "../../bus/exchange.ts";
 import type { Connection, Departure } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";

@@ -1,6 +1,7 @@
 /** One attached worker, in the client: its region, and the exchange in each slot. */
 
-import { type BodyLike, bodyOffset, encodeMethod, Head, writeBody } from "../../bus/codec.ts";
+import { type BodyLike, bodyOffset, encodeMethod, writeBody } from "../../bus/codec.ts";
+import { Head } from "../../bus/head.ts";
 import type { Exchange, Executed, Verdict } from "../../bus/exchange.ts";
 import { ERROR_STRINGS } from "../../bus/response.ts";
 import type { Connection, SlotReport } from "../../bus/wire.ts";
@@ -242,10 +243,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     const body = isLent ? null : this.#arenas.response(slot).bytes.slice(offset, offset + bodyBytes);
     const head = this.#readHead(exchange, headBytes, status === 0);
     if (!head) return;
-    if (body && !this.#free(slot)) {
-      this.#corrupted(exchange);
-      return;
-    }
+    if (body && !this.#free(slot)) return this.#corrupted(exchange);
     if (body) {
       exchange.answered(status, head, body, null);
       this.#release(exchange);
@@ -261,7 +259,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   #readHead(exchange: Exchange, bytes: number, isError: boolean): Head | null {
     const arena = this.#arenas.response(exchange.place);
     try {
-      return isError ? new Head(arena.bytes.slice(0, bytes), ERROR_STRINGS) : this.#company.answers.read(arena, bytes);
+      return isError ? Head.copy(arena, bytes, ERROR_STRINGS) : this.#company.answers.read(arena, bytes);
     } catch (cause) {
       this.#corrupted(exchange, `responded to request ${exchange.id} with a malformed head`, cause);
       this.evict("it responded with a malformed head");

@@ -4,16 +4,8 @@ import type { Socket } from "bun";
 import { encodeError } from "../../bus/answer.ts";
 import type { Outgoing } from "../../bus/body-writer.ts";
 import { callerGone, Claim, type ClaimOwner, type Delivery, type RequestName } from "../../bus/claim.ts";
-import {
-  Arena,
-  type BodyLike,
-  bodyOffset,
-  HeadReader,
-  HeadWriter,
-  METHODS,
-  REQUEST_STRINGS,
-  writeBody,
-} from "../../bus/codec.ts";
+import { Arena, type BodyLike, bodyOffset, HeadWriter, METHODS, REQUEST_STRINGS, writeBody } from "../../bus/codec.ts";
+import { HeadReader } from "../../bus/head.ts";
 import { WorkerRequest } from "../../bus/request.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
 import type { Turns } from "../../bus/turns.ts";

@@ -7,7 +7,8 @@
  * Prints what `main.c` prints.
  */
 
-import { Arena, encodeHead, Head, HeadReader, REQUEST_STRINGS } from "../../../src/bus/codec.ts";
+import { Arena, encodeHead, REQUEST_STRINGS } from "../../../src/bus/codec.ts";
+import { Head, HeadReader } from "../../../src/bus/head.ts";
 import { MessageReader, readCancel } from "../../../src/native/control.ts";
 import { readJoin } from "../../../src/native/control.ts";
 import { BusResponse, ERROR_STRINGS, RESPONSE_STRINGS, remoteError } from "../../../src/bus/response.ts";
@@ -174,7 +175,7 @@ function readHead(bytes: Uint8Array, leading: number, reader: HeadReader, which:
   arena.bytes.set(bytes, 0);
   return attempt(() =>
     leading === ERROR_STRINGS
-      ? new Head(arena.bytes.slice(0, bytes.length), leading)
+      ? Head.decode(arena.bytes.slice(0, bytes.length), leading)
       : reader.read(arena, bytes.length),
   );
 }
@@ -206,7 +207,7 @@ function headInput(field: Field): Outcome {
   const strings = head.strings(0, head.count);
   if (Bun.hash(strings.join("\0")) !== Bun.hash(expected.strings.join("\0"))) fail("other strings than were sent");
   if (again.strings(0, again.count).join("\0") !== strings.join("\0")) fail("bytes behind the head are in its strings");
-  if (head.parameters !== expected.parameters || head.bytes.length !== bytes.length) fail("other parameters, or bytes");
+  if (head.parameters !== expected.parameters || head.size !== bytes.length) fail("other parameters, or bytes");
   const at = random.below(head.count);
   if (head.string(at) !== expected.strings[at]) fail(`string ${at} differs`);
   const headers = expected.strings.slice(leading + 2 * expected.parameters);
