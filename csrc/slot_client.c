@@ -310,7 +310,8 @@ int32_t sb_slot_recall(struct sb_client *client, uint32_t index, uint32_t slot)
 int32_t sb_link_waits(struct sb_client *client, uint32_t index, uint32_t age_us, uint32_t *out)
 {
 	struct link *link = link_at(client, index);
-	if (link == NULL || !link->started) return out[0] = 0;
+	out[0] = 0;
+	if (link == NULL || !link->started) return 0;
 	uint64_t now = os_now_ns();
 	uint32_t ready = 0, late = 0;
 	for (uint32_t slot = 0; slot < client->header.slots; slot++) {

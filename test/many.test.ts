@@ -8,6 +8,7 @@ import {
   InvalidConfigError,
   type SlotBus,
   WorkerDiedError,
+  type WorkerRequest,
 } from "../src/index.ts";
 import { rejection, same, stop, until, Workspace } from "./support.ts";
 
@@ -330,4 +331,56 @@ test("a client that evicts a worker does not end its sessions with others", asyn
   await until(() => ended === 1, "one session has ended");
   expect(await ask(b, "still")).toBe("still");
   expect(await ask(a, "again")).toBe("again"); // it attaches again
+});
+
+test("a request that waits for room beside another client's request is claimed when that one has its response", async () => {
+  await using space = new Workspace();
+  const [a, b] = [await space.client(), await space.client()];
+  const open: DeferredAnswer[] = [];
+  await space.worker((request) => void open.push(request.defer()), { concurrency: 1 });
+  await Promise.all([a.ready(), b.ready()]);
+  const waits: number[] = [];
+  for (let round = 0; round < 15; round++) {
+    const first = ask(a, "first");
+    await until(() => open.length === 1, "the first runs");
+    const second = ask(b, "second");
+    await Bun.sleep(30 + round); // the worker is full and asleep
+    const start = performance.now();
+    open.pop()!("done");
+    await until(() => open.length === 1, "the second runs");
+    waits.push(performance.now() - start);
+    open.pop()!("done");
+    await Promise.all([first, second]);
+  }
+  expect(waits.toSorted((one, other) => one - other)[7]).toBeLessThan(8); // not the client's tick of 20 ms
+});
+
+test("while all are idle, each client keeps to a worker of its own", async () => {
+  await using space = new Workspace();
+  const buses = [await space.client(), await space.client()];
+  const workers = [await space.worker(echo), await space.worker(echo)];
+  await Promise.all(buses.map((bus) => bus.ready({ workers: 2 })));
+  for (let i = 0; i < 20; i++) await ask(buses[0]!, "x");
+  for (let i = 0; i < 30; i++) await ask(buses[1]!, "x");
+  expect(workers.map(({ served }) => served).sort()).toEqual([20, 30]);
+});
+
+test("a client sees what a worker runs for other clients, and sends its requests elsewhere", async () => {
+  await using space = new Workspace();
+  const [a, b] = [await space.client(), await space.client()];
+  const open: DeferredAnswer[] = [];
+  const workers = [0, 1].map(() => (request: WorkerRequest) => void open.push(request.defer()));
+  const [one, other] = [await space.worker(workers[0]!), await space.worker(workers[1]!)];
+  await Promise.all([a, b].map((bus) => bus.ready({ workers: 2 })));
+  const [busy] = a.workers;
+  const calls = Array.from({ length: 6 }, () => a.request({ path: "/" }, { worker: busy!.id }));
+  await until(() => open.length === 6, "one worker has six");
+  for (let i = 1; i <= 5; i++) {
+    calls.push(b.request({ path: "/" }));
+    await until(() => open.length === 6 + i, "the next runs");
+    await Bun.sleep(5); // it is known to the clients
+  }
+  expect([one.running, other.running].sort()).toEqual([5, 6]);
+  for (const answer of open) answer("done");
+  await Promise.all(calls);
 });
