@@ -34,6 +34,8 @@ export class Attacher {
   #door: Door | null = null;
   /** Descriptor of the door's directory; -1: none. */
   #dir = -1;
+  /** Whether a look follows in the next turn. */
+  #isDue = false;
   /** Whether it looks again and again. */
   #isLooking = false;
   #isOver = false;
@@ -147,7 +149,7 @@ export class Attacher {
       this.#door = Door.open(this.#dir, name, shared);
     } catch {} // the process may be out of descriptors
     if (this.#door) {
-      this.#door.watch(() => void this.look());
+      this.#door.watch(this.#knocked);
       void this.look();
       return;
     }
@@ -155,6 +157,16 @@ export class Attacher {
     this.#dir = -1;
     if (!this.#isLooking) this.#lookAgain();
   }
+
+  /** Somebody knocked. Many knocks of one turn of the event loop cause one look. */
+  readonly #knocked = (): void => {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    this.#clock.immediate(() => {
+      this.#isDue = false;
+      if (!this.#isOver) void this.look();
+    });
+  };
 
   readonly #lookAgain = (): void => {
     if (this.#isOver) return;
