@@ -20,7 +20,7 @@ const test_sources = [_][]const u8{
     "attach_test.c", "wait_test.c", "stress_test.c", "stream_test.c",
     "name_test.c",   "door_test.c",
     "fleet_test.c",  "ring_test.c", "lease_test.c",  "serve_test.c",
-    "members.c",   "assert_test.c",
+    "members.c",   "assert_test.c", "sessions_test.c",
 };
 
 const flags = [_][]const u8{

@@ -183,6 +183,15 @@ static int32_t wait_alone(struct sb_worker *worker, uint32_t index)
 	return error == 0 ? 0 : in_session(index, SB_SESSION_ENDED);
 }
 
+/* Returns true if somebody has knocked, however often. */
+static bool knocked(int door)
+{
+	uint8_t client[4];
+	bool any = false;
+	while (os_socket_receive(door, client, sizeof client, NULL) > 0) any = true;
+	return any;
+}
+
 /* Waits in poll(2) for a bell or an end in any session, or for a knock. */
 int32_t sb_sessions_wait(struct sb_sessions *all, int32_t door, uint32_t timeout_ms)
 {
@@ -202,5 +211,5 @@ int32_t sb_sessions_wait(struct sb_sessions *all, int32_t door, uint32_t timeout
 	for (nfds_t i = 0; i < used; i++)
 		if (fds[i].revents != 0 && worker_drains(all->of[index[i]]) != 0)
 			return in_session(index[i], SB_SESSION_ENDED);
-	return fds[used].revents != 0 ? SB_SESSION_KNOCK : 0;
+	return fds[used].revents != 0 && knocked(door) ? SB_SESSION_KNOCK : 0;
 }

@@ -12,6 +12,7 @@ export type NativeFile =
   | "directory.c"
   | "name.c"
   | "door.c"
+  | "sessions.c"
   | "os_linux.c";
 
 /** Group of inputs of `malformed.ts`. */
@@ -571,6 +572,100 @@ const rules: (Tested | Attacked)[] = [
       ],
     ],
     test: "a full worker serves its streams",
+  },
+
+  {
+    rule: "claims go round the clients",
+    file: "sessions.c",
+    edits: [["\t\tall->next = index;\n", ""]],
+    test: "claims go round the clients",
+  },
+  {
+    rule: "a full worker claims nothing in any session",
+    file: "sessions.c",
+    edits: [["\t\tworker->full = all->full;\n", ""]],
+    test: "a worker without room claims nothing",
+  },
+  {
+    rule: "a session that was removed is not polled",
+    file: "sessions.c",
+    edits: [["\tall->of[index] = NULL;\n", ""]],
+    test: "a session that was removed is not polled",
+  },
+  {
+    rule: "a worker has at most 64 sessions",
+    file: "sessions.c",
+    edits: [["\treturn -SB_EFULL;\n}\n\nvoid sb_sessions_remove", "\treturn 0;\n}\n\nvoid sb_sessions_remove"]],
+    test: "a session gets the lowest free index",
+  },
+  {
+    rule: "each client learns what the worker runs for the others",
+    file: "sessions.c",
+    edits: [["\t\tstore_relaxed(&worker->map.region->counters.elsewhere, worker->told_elsewhere);\n", ""]],
+    test: "each client learns what the worker runs",
+  },
+  {
+    rule: "all clients see that the event loop turns beside a busy client",
+    file: "sessions.c",
+    edits: [
+      ["if (found == 0 || ++all->polls % SOME == 0) turned(all);", "(void)SOME;\n\tif (found == 0) turned(all);"],
+    ],
+    test: "all clients see that the event loop turns",
+  },
+  {
+    rule: "a worker looks at each region again after it has set `parked` in all",
+    file: "sessions.c",
+    edits: [
+      [
+        "\t\tif (all->of[i] == NULL || !worker_finds(all->of[i], can_take)) continue;",
+        "\t\tif (i > 0 || all->of[i] == NULL || !worker_finds(all->of[i], can_take)) continue;",
+      ],
+    ],
+    test: "a parked worker is rung by each of its clients",
+  },
+  {
+    rule: "a worker parks in each region",
+    file: "sessions.c",
+    edits: [
+      [
+        "\t\tif (all->of[i] != NULL) worker_parks(all->of[i], SB_PARK_SOCKET);",
+        "\t\tif (i == 0 && all->of[i] != NULL) worker_parks(all->of[i], SB_PARK_SOCKET);",
+      ],
+    ],
+    test: "a parked worker is rung by each of its clients",
+  },
+  {
+    rule: "the bells of all sessions ring",
+    file: "sessions.c",
+    edits: [
+      [
+        "\t\tif (all->of[i] != NULL) sb_worker_ring(all->of[i]);",
+        "\t\tif (i == 0 && all->of[i] != NULL) sb_worker_ring(all->of[i]);",
+      ],
+    ],
+    test: "bells of all sessions are held",
+  },
+  {
+    rule: "a wait names the session that has ended",
+    file: "sessions.c",
+    edits: [
+      [
+        "\t\tif (fds[i].revents != 0 && worker_drains(all->of[index[i]]) != 0)\n\t\t\treturn in_session(index[i], SB_SESSION_ENDED);",
+        "\t\tif (fds[i].revents != 0 && worker_drains(all->of[index[i]]) != 0)\n\t\t\treturn in_session(index[0], SB_SESSION_ENDED);",
+      ],
+    ],
+    test: "a worker that waits is woken by each client",
+  },
+  {
+    rule: "a wait reads all knocks",
+    file: "sessions.c",
+    edits: [
+      [
+        "\twhile (os_socket_receive(door, client, sizeof client, NULL) > 0) any = true;",
+        "\tif (os_socket_receive(door, client, sizeof client, NULL) > 0) any = true;",
+      ],
+    ],
+    test: "knocks at the door end a wait once",
   },
 
   // ---- rules against hostile peers that no test misses, but inputs of `malformed.ts` do ----
