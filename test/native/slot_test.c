@@ -92,14 +92,14 @@ static int32_t apply(const struct pair *pair, enum verb verb, uint32_t link, uin
 }
 
 /* What the contract's diagram allows; every other pair of situation and verb must be refused. */
-enum { refused = -SB_EINVAL, full = -SB_EBUSY, claimed = -SB_EBUSY };
+enum { refused = -SB_EINVAL, full = -SB_EBUSY, taken = -SB_EBUSY };
 static const int32_t expected_result[SITUATIONS][VERBS] = {
 	/*              RESERVE  PUBLISH  CANCEL   RECALL   WITHDRAW      RELEASE */
 	[REST]      = { 0,       refused, refused, refused, refused,      refused },
 	[WRITING]   = { full,    0,       0,       refused, refused,      refused },
 	[READY]     = { full,    refused, refused, SB_FREE, SB_FREE,      refused },
-	[CLAIMED]   = { full,    refused, refused, claimed, SB_ABANDONED, refused },
-	[ANSWERED]  = { full,    refused, refused, claimed, SB_DONE,      refused },
+	[CLAIMED]   = { full,    refused, refused, taken,   SB_ABANDONED, refused },
+	[ANSWERED]  = { full,    refused, refused, taken,   SB_DONE,      refused },
 	[TAKEN_OUT] = { full,    refused, refused, refused, refused,      0       },
 	[ABANDONED] = { full,    refused, refused, refused, refused,      refused },
 };
