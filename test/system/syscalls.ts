@@ -28,6 +28,7 @@ const CALLS: Record<Role, Record<string, string[]>> = {
     pwrite64: ["ENOSPC", "EINTR"],
     unlinkat: ["EPERM"],
     fchmodat: ["EPERM", "ENOMEM"],
+    renameat: ["EPERM", "ENOMEM", "ENOSPC"],
     prlimit64: ["EPERM"],
     memfd_create: ["EMFILE", "ENFILE", "ENOMEM", "EPERM"],
     mmap: ["ENOMEM", "EPERM"],

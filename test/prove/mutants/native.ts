@@ -354,7 +354,7 @@ const rules: (Tested | Attacked)[] = [
     file: "name.c",
     edits: [["\tos_bytes_unlock(fd, 0, 0);\n", ""]],
     test: "of clients that leave at the same time one removes the lock file",
-    runs: 5,
+    runs: 60,
   },
   {
     rule: "a client that leaves as the last removes only the lock file that it has locked",
