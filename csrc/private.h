@@ -318,7 +318,7 @@ void client_shows_cpu(struct sb_client *client);
 void worker_shows_cpu(struct sb_worker *worker);
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);
-int32_t worker_take(struct sb_worker *worker); /* as sb_slot_take, without a spin */
+int32_t take_here(struct sb_worker *worker); /* as sb_slot_take, without a spin */
 void worker_parks(struct sb_worker *worker, uint32_t how);
 bool worker_finds(const struct sb_worker *worker, bool can_take); /* work, after worker_parks */
 void worker_unparks(struct sb_worker *worker);

@@ -88,7 +88,7 @@ static int32_t take_any(void *side)
 		if (index == all->count) index = 0;
 		if (worker == NULL) continue;
 		worker->full = all->full;
-		int32_t result = worker_take(worker);
+		int32_t result = take_here(worker);
 		if (result == 0) continue;
 		all->next = index;
 		return in_session(at, result > 0 ? (uint32_t)result : SB_SESSION_ENDED);

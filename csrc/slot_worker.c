@@ -83,7 +83,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 }
 
 /* Keeps the hints of requests that it may not take now. */
-int32_t worker_take(struct sb_worker *worker)
+int32_t take_here(struct sb_worker *worker)
 {
 	uint64_t kept[4] = { 0 };
 	int32_t result = 0;
@@ -99,7 +99,7 @@ int32_t worker_take(struct sb_worker *worker)
 
 static int32_t take_once(void *side)
 {
-	return worker_take(side);
+	return take_here(side);
 }
 
 void sb_worker_full(struct sb_worker *worker, int32_t full)
@@ -111,7 +111,7 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 {
 	if (worker->step != ATTACHED) return -SB_ECLOSED;
 	worker_turned(worker);
-	int32_t result = worker_take(worker);
+	int32_t result = take_here(worker);
 	if (result != 0 || spin_ns == 0) return result;
 	worker_shows_cpu(worker);
 	return spin(&worker->mover, spin_ns, take_once, worker);

@@ -123,6 +123,11 @@ function broken(what: string): void {
 
 // ---- the load -------------------------------------------------------------------------------------------------------
 
+/** Returns the id of an attacker: a worker that leaves requests unclaimed gets only what is for no other worker. */
+function attackerThere(): number | undefined {
+  return bus.workers.find((worker) => !honest.has(worker.pid))?.id;
+}
+
 function ask(): void {
   const id = nextId++;
   if (streaming && id % 3 === 0) return void askStream(id);
@@ -130,11 +135,13 @@ function ask(): void {
   const from = random.below(3 * PAYLOAD);
   const body = question(id, random.next(), noise.subarray(from, from + bytes));
   const timeoutMs = id % 16 === 5 ? SHORT_MS : TIMEOUT_MS;
-  const asked: Whole = { body, at: performance.now(), timeoutMs, exposed: false, abort: new AbortController() };
+  const attacker = id % 4 === 1 ? attackerThere() : undefined;
+  const exposed = attacker !== undefined;
+  const asked: Whole = { body, at: performance.now(), timeoutMs, exposed, abort: new AbortController() };
   waiting.set(id, asked);
   tally.requests++;
   const idempotent = id % 8 === 3;
-  const options = { timeout: timeoutMs, signal: asked.abort.signal, idempotent };
+  const options = { timeout: timeoutMs, signal: asked.abort.signal, idempotent, worker: attacker };
   void bus.request({ path: "/ask", id: String(id), body }, options).then(
     (response) => answered(id, asked, response),
     (reason) => failed(id, asked, reason),
@@ -148,7 +155,9 @@ async function askStream(id: number): Promise<void> {
   const length = random.size(random.chance(0.1) ? 8 * PAYLOAD : 2_000);
   const [requestBytes, responseBytes] = [kind === "download" ? 0 : length, kind === "upload" ? 0 : length];
   const abort = new AbortController();
-  const asked: Asked = { body: null, at: performance.now(), timeoutMs: TIMEOUT_MS, exposed: false, abort };
+  const worker = id % 2 === 0 ? attackerThere() : undefined;
+  const exposed = worker !== undefined;
+  const asked: Asked = { body: null, at: performance.now(), timeoutMs: TIMEOUT_MS, exposed, abort };
   waiting.set(id, asked);
   tally.requests++;
   const query = flows.writeOrder({ id, nonce, requestBytes, responseBytes, pace: 0, failAt: -1, leaveAt: -1 });
@@ -156,7 +165,7 @@ async function askStream(id: number): Promise<void> {
   const request = { path: kind, id: String(id), query, body: kind === "download" ? undefined : source };
   const arrival = new flows.Arrival(flows.answerNonce(nonce), kind === "upload" ? 16 : length);
   try {
-    const response = await bus.stream(request, { timeout: TIMEOUT_MS, signal: abort.signal });
+    const response = await bus.stream(request, { timeout: TIMEOUT_MS, signal: abort.signal, worker });
     const isHonest = honest.has(response.workerPid);
     for await (const chunk of response.chunks()) {
       const foreign = isHonest ? -1 : chunk.findIndex((byte) => byte !== 0xee);
@@ -247,7 +256,7 @@ function failed(id: number, asked: Asked, reason: unknown): void {
   const isNamed = reason instanceof WorkerDiedError || (reason as SlotbusError).code === "REGION_CORRUPT";
   const pid = Number(/\bworker pid (\d+)/i.exec(reason.message)?.[1]);
   if (isNamed && !honest.has(pid) && books.runs[id] === 0) return;
-  if (asked.exposed && reason.code === "REMOTE") return;
+  if (asked.exposed && ["REMOTE", "NO_WORKER", "BUS_OVERLOADED"].includes(reason.code)) return; // it has gone or is full
   // Of a stream the error says what, not who; no honest handler ran.
   const isForeign = (reason as SlotbusError).code === "REGION_CORRUPT" || reason.code === "REMOTE";
   if (!asked.body && isForeign && books.runs[id] === 0) return;

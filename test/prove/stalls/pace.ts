@@ -28,7 +28,7 @@ export type Report =
   | { is: "stalled"; pid: number; read: number }
   | { is: "ended" }
   | { is: "phase"; p90: number }
-  | { is: "cost"; cost: number; answers: number }
+  | { is: "cost"; cost: number; given: number; answers: number }
   | { is: "quiet"; lost: number };
 
 /** Requests a second. */
@@ -73,7 +73,7 @@ async function countCost({ ms, pid, waiting }: Extract<Order, { do: "cost" }>): 
   }
   await until(() => asker.waiting.size === 0, "every request has settled", 20_000);
   const lost = [...given].filter((id) => (books.outcome[id]! & b.ANSWERED) === 0);
-  say({ is: "cost", cost: lost.length, answers: asker.own.answers - before });
+  say({ is: "cost", cost: lost.length, given: given.size, answers: asker.own.answers - before });
 }
 
 /** Starts a stream of the largest size whose reader stops after the first chunk, until the order `read-on`. */

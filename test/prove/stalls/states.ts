@@ -23,6 +23,7 @@ export const IMPOSSIBLE: ReadonlySet<`${State} ${Fault}`> = new Set<`${State} ${
   "sync handler stop client",
   "idle evict, continue",
   "parked evict, continue",
+  "ready evict, continue", // an unclaimed request has moved long before
   "done evict, continue",
   "attaching evict, continue",
   "sync wait evict, continue",
