@@ -52,8 +52,8 @@ export class Attacher {
   }
 
   /**
-   * Attaches to each client that is there and not attached. Resolves when the first is attached, to `null`; or when all have
-   * failed, to an error. Busy clients are tried again meanwhile.
+   * Attaches to each client that is there and not attached. Resolves when the first is attached, to `null`; or when the first try
+   * of each has failed, to an error. Busy clients are tried again after that.
    */
   look(): Promise<SlotbusError | null> {
     const { promise, resolve } = Promise.withResolvers<SlotbusError | null>();
@@ -118,7 +118,7 @@ export class Attacher {
       const result = await shakeHands(this.#handshake(address), this.#clock);
       if (this.#settle(address, result)) return done(null);
       const error = result as SlotbusError;
-      done(error);
+      if (attempt === 0) done(error);
       if (!isShared(address) || !error.retryable || error instanceof BusNotFoundError || this.#isOver) {
         this.#known.delete(address);
         if (!error.retryable) this.#events.refused(error);
