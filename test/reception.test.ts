@@ -167,13 +167,13 @@ test("a silent peer is disconnected after 2 s, and delays no other peer meanwhil
   expect(reasons).toEqual([`${process.pid} the handshake timed out after 2000 ms`]);
 });
 
-test("eight handshakes at once; a ninth peer is refused and a worker retries", async () => {
+test("64 handshakes at once; the 65th peer is refused and a worker retries", async () => {
   await using space = new Workspace();
   const { bus, reasons } = await refusals(space);
-  const silent = await Promise.all(Array.from({ length: 8 }, () => knock(space)));
-  const ninth = await knock(space);
-  await until(ninth.closed, "the ninth is turned away");
-  expect(reasons).toEqual([`${process.pid} 8 handshakes are already running`]);
+  const silent = await Promise.all(Array.from({ length: 64 }, () => knock(space)));
+  const last = await knock(space);
+  await until(last.closed, "the 65th is turned away");
+  expect(reasons).toEqual([`${process.pid} 64 handshakes are already running`]);
   const opening = space.worker(() => "fine");
   await until(() => reasons.length > 2, "the worker was refused too, and retries");
   for (const { socket } of silent) socket.end();
@@ -401,14 +401,21 @@ test("the 65th worker is refused with the limit of 64, and attaches when one lea
   const reasons: string[] = [];
   bus.on("refused", (_, reason) => reasons.push(reason));
   const workers: SlotWorker[] = [];
-  for (let i = 0; i < C.SB_LINKS_MAX; i++) workers.push(await space.worker(() => String(i)));
+  const full = Promise.withResolvers<void>();
+  let running = 0;
+  const hold = async (text: string): Promise<string> => {
+    if (++running === 64) full.resolve();
+    await full.promise; // so that no request moves to a worker that has answered already
+    return text;
+  };
+  for (let i = 0; i < C.SB_LINKS_MAX; i++) workers.push(await space.worker(() => hold(String(i))));
   await bus.ready({ workers: 64 });
   const error = await rejection<SlotbusError>(space.worker(() => "one too many", { timeout: 0 }));
   expect(error).toMatchObject({ code: "RESOURCE" });
   expect(error.retryable).toBe(true);
   await until(() => reasons.length === 1, "the client says so");
   for (const text of [error.message, reasons[0]!]) expect(text).toContain("64");
-  const opening = space.worker(() => "65th");
+  const opening = space.worker(() => hold("65th"));
   await workers[0]!.close();
   await opening;
   await bus.ready({ workers: 64 });

@@ -48,7 +48,7 @@ const WINDOW = 100;
 /** A p99 below this says more about the machine than about the library, in ms. */
 const FLOOR_MS = 2;
 /** Descriptors that the client may have beyond its count at rest: handshakes, an attacker, four evicted workers. */
-const MORE_FDS = 48;
+const MORE_FDS = 224;
 /** How much longer than in the calm phases the client's timer may be delayed while the client has a processor, in ms. */
 const BLOCKED_MS = 200;
 /** How much the client's own memory may grow, in MiB. */

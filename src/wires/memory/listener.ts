@@ -14,14 +14,17 @@ import { SlotbusError } from "../../errors.ts";
 
 /** Longest handshake, in ms. */
 const HANDSHAKE_MS = 2_000;
-/** Largest number of concurrent handshakes; further peers are refused as busy and retry. */
-const HANDSHAKES = 8;
+/**
+ * Largest number of concurrent handshakes with processes of this user, so that 64 workers can attach at once, and with processes of
+ * all other users. Further peers are refused as busy and retry.
+ */
+const HANDSHAKES = { own: 64, foreign: 8 };
 /** Largest number of observers. */
 const OBSERVERS = 16;
 /**
  * Largest number of connections accepted per turn. Bun accepts without a limit, so a connection flood would block the event loop.
  */
-const ACCEPTS = 64;
+const ACCEPTS = 128;
 /** Pause after {@link ACCEPTS} connections, in ms. */
 const PAUSE_MS = 20;
 /** Number of evicted workers whose processes still run from which on these processes are refused. */
@@ -164,11 +167,14 @@ export class Listener {
 
   /** Returns the code and the reason why a peer may not join; `null` if it may. */
   #objection({ peer }: Attachment): [error: number, reason: string] | null {
-    if (peer.uid !== process.geteuid?.() && !this.#options.allowedUids.includes(peer.uid)) {
+    const isOwn = peer.uid === process.geteuid?.();
+    if (!isOwn && !this.#options.allowedUids.includes(peer.uid)) {
       return [C.SB_EPERM, `user ${peer.uid} is not allowed`];
     }
     if (this.#closing) return [C.SB_ECLOSED, "the bus is closing"];
-    if (this.#handshakes.size >= HANDSHAKES) return [C.SB_EBUSY, `${HANDSHAKES} handshakes are already running`];
+    const limit = isOwn ? HANDSHAKES.own : HANDSHAKES.foreign;
+    const running = [...this.#handshakes].filter((other) => (other.peer.uid === process.geteuid?.()) === isOwn);
+    if (running.length >= limit) return [C.SB_EBUSY, `${limit} handshakes are already running`];
     this.#zombies = this.#zombies.filter((zombie) => !isBuried(zombie));
     const known = this.#zombies.some((zombie) => zombie.peer.pid === peer.pid);
     if (known && this.#zombies.length >= ZOMBIES) {
