@@ -177,9 +177,9 @@ int32_t sb_sessions_spread(struct sb_sessions *all)
 /* ---- waiting, for a worker without an event loop ----------------------------------------- */
 
 /* The only session of a worker without a door waits on the futex first, which wakes faster. */
-static int32_t wait_alone(struct sb_worker *worker, uint32_t index)
+static int32_t wait_alone(struct sb_worker *worker, uint32_t index, uint32_t timeout_ms)
 {
-	int32_t error = sb_worker_wait(worker, UINT32_MAX);
+	int32_t error = sb_worker_wait(worker, timeout_ms);
 	return error == 0 ? 0 : in_session(index, SB_SESSION_ENDED);
 }
 
@@ -203,7 +203,7 @@ int32_t sb_sessions_wait(struct sb_sessions *all, int32_t door, uint32_t timeout
 		index[used] = i;
 		fds[used++] = (struct pollfd){ .fd = all->of[i]->fd, .events = POLLIN };
 	}
-	if (used == 1 && door < 0) return wait_alone(all->of[index[0]], index[0]);
+	if (used == 1 && door < 0) return wait_alone(all->of[index[0]], index[0], timeout_ms);
 	fds[used] = (struct pollfd){ .fd = door, .events = POLLIN }; /* below 0: poll ignores it */
 	if (park_all(all, true) == 0) return 0;
 	(void)poll(fds, used + 1, timeout_ms > INT32_MAX ? -1 : (int)timeout_ms);

@@ -291,6 +291,29 @@ test("a blocking worker serves all clients, also one that comes while it sleeps,
   await child.line("ended");
 }, 30_000);
 
+test("a stopped client delays no other client at a blocking worker, and is attached to when it continues", async () => {
+  await using space = new Workspace();
+  space.leavesKilled = true;
+  const bus = await space.client();
+  const child = space.child("shared-client.ts", "100");
+  await child.line("open");
+  await stop(child);
+  const worker = space.child("sync-worker.ts");
+  await bus.ready();
+  const started = performance.now();
+  for (let i = 0; performance.now() - started < 3_000; i++) {
+    const asked = performance.now();
+    expect(JSON.parse(await ask(bus, `${i}`))).toMatchObject({ body: `${i}` });
+    expect(performance.now() - asked).toBeLessThan(500); // the handshake with the stopped client takes 2 s
+    await Bun.sleep(10);
+  }
+  process.kill(child.pid, "SIGCONT");
+  expect(await child.line("ready", 4_000).catch(() => "late")).toBe("ready");
+  await bus.close();
+  await child.kill();
+  await worker.line("ended");
+}, 30_000);
+
 test("an idle worker of several clients sleeps, and its clients too", async () => {
   await using space = new Workspace();
   const buses = await Promise.all([space.client(), space.client(), space.client()]);
@@ -364,7 +387,10 @@ test("while all are idle, each client keeps to a worker of its own", async () =>
   await Promise.all(buses.map((bus) => bus.ready({ workers: 2 })));
   for (let i = 0; i < 20; i++) await ask(buses[0]!, "x");
   for (let i = 0; i < 30; i++) await ask(buses[1]!, "x");
-  expect(workers.map(({ served }) => served).sort()).toEqual([20, 30]);
+  const [less, more] = workers.map(({ served }) => served).sort((a, b) => a - b);
+  const moved = buses.reduce((sum, bus) => sum + bus.stats().moves, 0); // the machine may be busy
+  expect(less! + more!).toBe(50);
+  expect(Math.abs(less! - 20)).toBeLessThanOrEqual(moved);
 });
 
 test("a client sees what a worker runs for other clients, and sends its requests elsewhere", async () => {

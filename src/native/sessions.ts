@@ -72,9 +72,9 @@ export class Sessions {
     native.sb_sessions_spread(this.#pointer);
   }
 
-  /** Blocks until a bell, an end or a knock at the door with the descriptor `door`; -1: no door. */
-  wait(door: number): Found {
-    return this.#found(native.sb_sessions_wait(this.#pointer, door, 0xffff_ffff));
+  /** Blocks until a bell, an end or a knock at the door with the descriptor `door` (-1: no door), for up to `ms`. */
+  wait(door: number, ms: number): Found {
+    return this.#found(native.sb_sessions_wait(this.#pointer, door, Math.min(Math.ceil(ms), 0xffff_ffff)));
   }
 
   /** Frees the handle; the sessions have ended. */

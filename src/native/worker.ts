@@ -1,7 +1,7 @@
 /** The worker side of the C library: one handle for each attachment. Its error codes and offsets stay in here. */
 
 import { backoff } from "../backoff.ts";
-import { blockFor, type Clock, sleep } from "../clock.ts";
+import { type Clock, sleep } from "../clock.ts";
 import { detach } from "../detach.ts";
 import { BusNotFoundError, SlotbusError, VersionMismatchError } from "../errors.ts";
 import { openDirectory, usersOf } from "./directory.ts";
@@ -36,16 +36,9 @@ export interface Address {
 export type Handshake<Handle> = Generator<number, Handle | SlotbusError>;
 
 /** Runs a handshake without blocking the thread. */
-export async function shakeHands<Handle>(steps: Handshake<Handle>, clock: Clock): Promise<Handle | SlotbusError> {
+export async function shakeHands<Result>(steps: Generator<number, Result>, clock: Clock): Promise<Result> {
   let step = steps.next();
   for (; !step.done; step = steps.next()) await sleep(clock, step.value);
-  return step.value;
-}
-
-/** Runs a handshake and blocks the thread. */
-export function shakeHandsSync<Handle>(steps: Handshake<Handle>): Handle | SlotbusError {
-  let step = steps.next();
-  for (; !step.done; step = steps.next()) blockFor(step.value);
   return step.value;
 }
 

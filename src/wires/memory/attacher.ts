@@ -2,16 +2,19 @@
 
 import { backoff, type Backoff } from "../../backoff.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
-import { type Clock, sleep } from "../../clock.ts";
+import type { Clock, Timer } from "../../clock.ts";
 import { BusNotFoundError, type SlotbusError } from "../../errors.ts";
 import { addressesOf, closeDirectory, openDirectory } from "../../native/directory.ts";
 import { Door } from "../../native/door.ts";
-import { type Handshake, shakeHands, shakeHandsSync, WorkerHandle } from "../../native/worker.ts";
+import { WorkerHandle } from "../../native/worker.ts";
 
 /** Pauses between attempts to attach to a client that is busy, in ms. */
 const ATTEMPTS: Backoff = { initial: 10, max: 1_000 };
 /** Pause between two looks of a worker without a door, in ms. */
 const LOOK_MS = 1_000;
+
+/** Time of the next step while a step runs. */
+const RUNNING = Infinity;
 
 /** Reports of an attacher. */
 export interface AttacherEvents {
@@ -31,6 +34,10 @@ export class Attacher {
   readonly #events: AttacherEvents;
   /** Addresses of clients with a session or a handshake. */
   readonly #known = new Set<string>();
+  /** Attempts to attach, by address. `due`: when the next step is due, in ms of the clock. */
+  readonly #attempts = new Map<string, { steps: Generator<number, void>; due: number }>();
+  /** Makes the next steps, unless the thread is blocked. */
+  #timer: Timer | null = null;
   #door: Door | null = null;
   /** Descriptor of the door's directory; -1: none. */
   #dir = -1;
@@ -63,19 +70,44 @@ export class Attacher {
     const done = (error: SlotbusError | null): void => {
       if (error === null || --left === 0) resolve(error);
     };
-    for (const address of found) void this.#attach(address, done);
+    for (const address of found) this.#attempts.set(address, { steps: this.#attach(address, done), due: 0 });
+    this.#run();
     return promise;
   }
 
-  /** As {@link look}, but blocks the thread and tries each client once. */
+  /** As {@link look}, for a worker without an event loop: {@link step} makes the steps. */
   lookSync(): void {
     const found = this.#find();
     if (!Array.isArray(found)) return;
-    for (const address of found) {
-      const result = shakeHandsSync(this.#handshake(address));
-      if (!this.#settle(address, result)) this.#known.delete(address);
-    }
+    for (const address of found) this.#attempts.set(address, { steps: this.#attach(address, () => {}), due: 0 });
   }
+
+  /**
+   * Makes the steps that are due, without blocking: a client that does not answer delays no other. Returns the time until the next
+   * step, in ms; `Infinity`: there are no steps left.
+   */
+  step(): number {
+    if (this.#attempts.size === 0) return Infinity;
+    const now = this.#clock.now();
+    let next = Infinity;
+    for (const [address, attempt] of this.#attempts) {
+      if (attempt.due <= now) {
+        attempt.due = RUNNING; // a step may look for more clients, or close
+        const { done, value } = attempt.steps.next();
+        if (done) this.#attempts.delete(address);
+        else attempt.due = now + (value as number);
+      }
+      next = Math.min(next, attempt.due - now);
+    }
+    return next;
+  }
+
+  /** Makes the steps from the event loop. */
+  readonly #run = (): void => {
+    const next = this.step();
+    this.#timer?.close();
+    this.#timer = next < Infinity ? this.#clock.after(next, this.#run) : null;
+  };
 
   /** The session with the client at `address` has ended. */
   left(address: string): void {
@@ -84,6 +116,9 @@ export class Attacher {
 
   close(): void {
     this.#isOver = true;
+    for (const { steps, due } of this.#attempts.values()) if (due !== RUNNING) steps.return();
+    this.#attempts.clear();
+    this.#timer?.close();
     this.#door?.close();
     this.#door = null;
     closeDirectory(this.#dir);
@@ -107,15 +142,14 @@ export class Attacher {
     return found.length > 0 ? found : new BusNotFoundError(name, directory, 0);
   }
 
-  #handshake(address: string): Handshake<WorkerHandle> {
+  /**
+   * The steps of all attempts, until the worker is attached, or the client has gone or refuses for good. `done` gets the result of
+   * the first attempt.
+   */
+  *#attach(address: string, done: (error: SlotbusError | null) => void): Generator<number, void> {
     const at = { ...this.#options, name: address };
-    return WorkerHandle.attach(at, this.#options.concurrency, this.#clock, () => this.#isOver);
-  }
-
-  /** Tries until the worker is attached, or the client has gone or refuses for good. `done` gets the first result. */
-  async #attach(address: string, done: (error: SlotbusError | null) => void): Promise<void> {
     for (let attempt = 0; ; attempt++) {
-      const result = await shakeHands(this.#handshake(address), this.#clock);
+      const result = yield* WorkerHandle.attach(at, at.concurrency, this.#clock, () => this.#isOver);
       if (this.#settle(address, result)) return done(null);
       const error = result as SlotbusError;
       if (attempt === 0) done(error);
@@ -124,7 +158,7 @@ export class Attacher {
         if (!error.retryable) this.#events.refused(error);
         return;
       }
-      await sleep(this.#clock, backoff(attempt, ATTEMPTS, this.#clock.random));
+      yield backoff(attempt, ATTEMPTS, this.#clock.random);
     }
   }
 

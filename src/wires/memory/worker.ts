@@ -246,9 +246,10 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.hasEnded = isLast && (!reconnect || (!isBlocking && (this.#isClosed || this.#isDraining)));
     if (this.hasEnded) this.#shut();
     this.#arrivals.disconnected(reason);
-    if (isBlocking || this.#isClosed || this.#isDraining) return;
-    if (!isLast)
-      void this.#attacher.look(); // the client's successor may have come before its end was known
+    if (this.#isClosed || (!isBlocking && this.#isDraining)) return;
+    // The client's successor may have come before its end was known.
+    if (isBlocking) return this.#attacher.lookSync();
+    if (!isLast) void this.#attacher.look();
     else if (reconnect && !this.#isSearching) void this.#attachAgain(reconnect);
   }
 
@@ -281,11 +282,14 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     const { reconnect } = this.#options;
     let attempt = 0;
     while (!isOver()) {
+      const pause = this.#attacher.step();
       if (this.#count > 0) {
         attempt = 0;
-        this.#blockOnce(handle);
+        this.#blockOnce(handle, pause);
       } else if (!reconnect) {
         return;
+      } else if (pause < Infinity) {
+        blockFor(pause);
       } else {
         blockFor(backoff(attempt++, reconnect, this.#clock.random));
         this.#attacher.lookSync();
@@ -293,10 +297,11 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     }
   }
 
-  #blockOnce(handle: (request: WorkerRequest) => void): void {
+  /** Takes and handles one request, or waits for one for up to `pause` ms. */
+  #blockOnce(handle: (request: WorkerRequest) => void, pause: number): void {
     const sessions = this.#sessions;
     let found = sessions.take(DEFAULT_SPIN_US * 1000, true);
-    if (found === "none") found = sessions.wait(this.#attacher.door);
+    if (found === "none") found = sessions.wait(this.#attacher.door, pause);
     if (found === "none") return;
     if (found === "knock") return this.#attacher.lookSync();
     const connection = this.#connections[sessions.index]!;

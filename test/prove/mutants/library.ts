@@ -293,9 +293,16 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a worker looks for clients again when a session has ended",
     file: "wires/memory/worker.ts",
-    edits: [["    if (!isLast)\n      void this.#attacher.look();", "    if (!isLast) return;\n"]],
+    edits: [["    if (!isLast) void this.#attacher.look();", "    if (!isLast) return;"]],
     suite: "many",
     test: "a client that evicts a worker does not end its sessions with others",
+  },
+  {
+    rule: "handshakes continue while a worker blocks its thread",
+    file: "wires/memory/worker.ts",
+    edits: [["const pause = this.#attacher.step();", "const pause = Infinity;"]],
+    suite: "many",
+    test: "a stopped client delays no other client at a blocking worker",
   },
   {
     rule: "only the end of its last session ends a worker",
