@@ -244,7 +244,6 @@ struct sb_worker {
 	uint32_t told_elsewhere;
 	struct flow flow[SB_SLOTS_MAX];
 	uint8_t *head; /* serve.c: copy of a head, then its strings from head_limit on */
-	uint32_t spin_ns;
 };
 
 /* `turns` lies in the counters' line, which a claim writes anyway and no request makes the client
@@ -325,6 +324,14 @@ void worker_unparks(struct sb_worker *worker);
 int32_t worker_drains(struct sb_worker *worker); /* reads the socket; 0, or -SB_ECLOSED */
 bool leave_cpu_of(struct mover *mover, const struct sb_park *other);
 bool worker_can_serve(struct sb_worker *worker); /* false: out of memory */
+/* Returns 1 (call is filled) or 0 (the request was answered with an error here); -SB_ECORRUPT. */
+int32_t call_open(struct sb_worker *worker, struct sb_call *call);
+/* As sb_service_reserve, sb_service_answer and sb_service_fail, for the session of the call. */
+void *call_reserve(struct sb_worker *worker, const struct sb_call *call, uint64_t *bytes);
+int32_t call_answer(struct sb_worker *worker, const struct sb_call *call,
+                    const struct sb_answer *answer);
+int32_t call_fail(struct sb_worker *worker, const struct sb_call *call, const char *code,
+                  const char *message);
 
 /* ---- what differs between operating systems ---------------------------------------------- */
 

@@ -1,6 +1,6 @@
 /*
- * serve.c - a blocking worker: attach, receive, answer. It uses the same functions as a worker with
- * an event loop (attach.c, slot_worker.c, wait.c) and adds the waiting and the encoding of heads:
+ * serve.c - the calls of a blocking worker in one session: it takes the heads of requests apart and
+ * writes the heads of responses. service.c has the sessions. A head is:
  *
  *     u16 count, u16 parameters, count lengths (7 bits a byte, lowest first), the text of all
  *
@@ -10,17 +10,11 @@
  */
 #include "private.h"
 
-#include <errno.h>
-#include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 enum {
-	HANDSHAKE_MS = 2000,
-	SPIN_NS = 50000,
 	HEAD_TABLE = 4,  /* bytes before the table of lengths */
 	CALL_STRINGS = 4, /* strings of a request before its pairs */
 	ID_BYTES = 32,   /* longest generated id: two numbers in base 36 */
@@ -28,9 +22,7 @@ enum {
 	ERROR_TEXT = 60, /* longest code of an error, in bytes */
 };
 
-static const uint64_t NS_PER_MS = 1000000u;
-
-_Static_assert(sizeof(void *) != 8 || sizeof(struct sb_call) == 96, "other languages mirror it");
+_Static_assert(sizeof(void *) != 8 || sizeof(struct sb_call) == 104, "other languages mirror it");
 _Static_assert(sizeof(void *) != 8 || sizeof(struct sb_answer) == 40, "other languages mirror it");
 
 /* ---- UTF-8 ------------------------------------------------------------------------------- */
@@ -71,84 +63,10 @@ static size_t cut_text(const char *text, size_t limit)
 	return at;
 }
 
-/* ---- attach ------------------------------------------------------------------------------ */
-
-/* given NULL: the default directory. Returns 0, or -SB_EINVAL: longer than `capacity`. */
-static int32_t directory_path(const char *given, char *out, size_t capacity)
-{
-	const char *path = given == NULL ? getenv("SLOTBUS_DIR") : given;
-	int length = path != NULL && path[0] != 0
-	                 ? snprintf(out, capacity, "%s", path)
-	                 : snprintf(out, capacity, "/dev/shm/slotbus-%u", (unsigned)geteuid());
-	return length > 0 && (size_t)length < capacity ? 0 : -SB_EINVAL;
-}
-
-static int32_t handshake(struct sb_worker *worker)
-{
-	uint32_t peer[2];
-	uint64_t start = os_now_ns();
-	for (;;) {
-		int32_t error = sb_worker_step(worker, peer);
-		if (error != -SB_EAGAIN) return error;
-		if (elapsed_ns(os_now_ns(), start) > HANDSHAKE_MS * NS_PER_MS) return -SB_ETIMEDOUT;
-		struct pollfd one = { .fd = worker->fd, .events = POLLIN };
-		if (worker->step == AWAITING_HELLO) (void)poll(&one, 1, SB_SLICE_MS);
-		else usleep(1000); /* the backlog is full; poll(2) does not wait for it */
-	}
-}
-
-static int32_t attach_once(const char *path, bool shared, const char *name, uint32_t concurrency,
-                           struct sb_worker **out)
-{
-	int32_t dir = sb_dir_open(path, 0, shared);
-	if (dir < 0) return dir;
-	struct sb_worker *worker = sb_worker_open(dir, name, concurrency);
-	int32_t error = worker == NULL ? sb_error_last() : handshake(worker);
-	sb_fd_close(dir);
-	if (error == 0 && !worker_can_serve(worker)) error = fail_with(-SB_ENOMEM, ENOMEM);
-	if (error == 0) *out = worker;
-	else sb_worker_close(worker, 1);
-	return error;
-}
-
-static bool may_pass(int32_t error)
-{
-	return error == -SB_ENOBUS || error == -SB_ECLOSED || error == -SB_ETIMEDOUT ||
-	       error == -SB_EFULL || error == -SB_ENOMEM || error == -SB_EFILES;
-}
-
 bool worker_can_serve(struct sb_worker *worker)
 {
 	worker->head = malloc(2 * (size_t)worker->map.header.head_limit + ID_BYTES);
-	worker->spin_ns = os_has_cpus() ? SPIN_NS : 0;
 	return worker->head != NULL;
-}
-
-struct sb_worker *sb_worker_attach(const char *directory, const char *name, uint32_t concurrency,
-                                   uint32_t timeout_ms)
-{
-	char path[4096];
-	struct sb_worker *worker = NULL;
-	uint64_t start = os_now_ns();
-	int32_t error = directory_path(directory, path, sizeof path);
-	if (name == NULL || concurrency < 1 || concurrency > SB_SLOTS_MAX) error = -SB_EINVAL;
-	for (uint32_t pause = 10; error == 0; pause = pause < 80 ? 2 * pause : 100) {
-		error = attach_once(path, directory != NULL, name, concurrency, &worker);
-		if (error == 0) return worker;
-		uint64_t waited_ms = elapsed_ns(os_now_ns(), start) / NS_PER_MS;
-		if (!may_pass(error) || waited_ms >= timeout_ms) break;
-		uint64_t left = timeout_ms - waited_ms;
-		usleep(1000 * (left < pause ? (uint32_t)left : pause));
-		error = 0;
-	}
-	return fail_null(error, error == -SB_ESYS ? sb_error_number() : 0);
-}
-
-void sb_worker_detach(struct sb_worker *worker)
-{
-	if (worker == NULL) return;
-	sb_worker_goodbye(worker);
-	sb_worker_close(worker, 1);
 }
 
 /* ---- reading a head ---------------------------------------------------------------------- */
@@ -284,8 +202,7 @@ static uint8_t *arena_of(const struct sb_worker *worker, uint32_t slot, uint32_t
 	return worker->map.arenas + (2 * (uint64_t)slot + half) * worker->map.header.stride;
 }
 
-/* Returns 1 (call is filled) or 0 (the request was answered with an error here); -SB_ECORRUPT. */
-static int32_t open_call(struct sb_worker *worker, struct sb_call *call)
+int32_t call_open(struct sb_worker *worker, struct sb_call *call)
 {
 #define TEXT(name, value, text) [name] = text,
 	static const char *const METHODS[] = { SB_METHODS(TEXT) };
@@ -294,43 +211,24 @@ static int32_t open_call(struct sb_worker *worker, struct sb_call *call)
 	if (method >= sizeof METHODS / sizeof METHODS[0]) return -SB_ECORRUPT;
 	const uint8_t *arena = arena_of(worker, r->slot, 0);
 	struct sb_call opened = {
-		.slot = r->slot, .token = r->token, .method = method, .timeout_ms = r->timeout_ms,
-		.serial = r->serial, .method_text = METHODS[method],
+		.client = worker, .slot = r->slot, .token = r->token, .serial = r->serial,
+		.method = method, .method_text = METHODS[method], .timeout_ms = r->timeout_ms,
 		.body = arena + r->body_offset, .body_bytes = r->body_bytes,
 	};
 	memcpy(worker->head, arena, r->head_bytes);
 	if ((r->method & SB_STREAMS) != 0) {
-		(void)sb_worker_fail(worker, &opened, "UNSUPPORTED",
-		                     "This worker accepts only whole bodies, but this body is streamed.");
+		(void)call_fail(worker, &opened, "UNSUPPORTED",
+		                "This worker accepts only whole bodies, but this body is streamed.");
 		return 0;
 	}
 	if (!read_head(worker, r->head_bytes, &opened)) {
-		(void)sb_worker_fail(worker, &opened, "PROTOCOL",
-		                     "The head of a message is malformed: "
-		                     "its table of lengths does not match its text.");
+		(void)call_fail(worker, &opened, "PROTOCOL",
+		                "The head of a message is malformed: "
+		                "its table of lengths does not match its text.");
 		return 0;
 	}
 	*call = opened;
 	return 1;
-}
-
-/* Returns 0 also after a call that was answered here, so that malformed calls cannot keep it
- * busy. */
-static int32_t next_call(struct sb_worker *worker, struct sb_call *call)
-{
-	int32_t taken = sb_slot_take(worker, worker->spin_ns);
-	if (taken == 1) return open_call(worker, call);
-	return taken < 0 ? taken : 0;
-}
-
-int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call, uint32_t timeout_ms)
-{
-	if (worker == NULL || worker->head == NULL || call == NULL) return -SB_EINVAL;
-	int32_t got = next_call(worker, call);
-	if (got != 0) return got;
-	if (timeout_ms == 0) return os_socket_hung_up(worker->fd) ? -SB_ECLOSED : 0;
-	int32_t error = sb_worker_wait(worker, timeout_ms);
-	return error != 0 ? error : next_call(worker, call);
 }
 
 /* ---- answering --------------------------------------------------------------------------- */
@@ -370,9 +268,8 @@ static bool is_token(const char *name)
 	return name[0] != 0;
 }
 
-void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call, uint64_t *bytes)
+void *call_reserve(struct sb_worker *worker, const struct sb_call *call, uint64_t *bytes)
 {
-	if (worker == NULL || call == NULL) return NULL;
 	if (!worker_has_claim(worker, call->slot, call->token)) return NULL;
 	if (bytes != NULL) *bytes = worker->map.header.payload_limit;
 	return arena_of(worker, call->slot, 1) + worker->map.header.head_limit;
@@ -397,10 +294,9 @@ static int32_t answer_head(const struct sb_worker *worker, uint8_t *arena,
 	return write_head(arena, worker->map.header.head_limit, texts, count);
 }
 
-int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
-                         const struct sb_answer *answer)
+int32_t call_answer(struct sb_worker *worker, const struct sb_call *call,
+                    const struct sb_answer *answer)
 {
-	if (worker == NULL || call == NULL || answer == NULL) return -SB_EINVAL;
 	if (!worker_has_claim(worker, call->slot, call->token)) return -SB_ESTALE;
 	uint32_t status = answer->status == 0 ? 200 : answer->status;
 	if (status < 200 || status > 599) return -SB_EINVAL;
@@ -417,10 +313,9 @@ int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
 	return sb_slot_complete(worker, call->slot, call->token, (uint32_t)head, offset, bytes, status);
 }
 
-int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call, const char *code,
-                       const char *message)
+int32_t call_fail(struct sb_worker *worker, const struct sb_call *call, const char *code,
+                  const char *message)
 {
-	if (worker == NULL || call == NULL) return -SB_EINVAL;
 	if (!worker_has_claim(worker, call->slot, call->token)) return -SB_ESTALE;
 	const struct sb_header *h = &worker->map.header;
 	uint32_t limit = h->head_limit < h->inline_bytes ? h->head_limit : h->inline_bytes;

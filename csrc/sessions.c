@@ -193,7 +193,8 @@ static bool knocked(int door)
 }
 
 /* Waits in poll(2) for a bell or an end in any session, or for a knock. */
-int32_t sb_sessions_wait(struct sb_sessions *all, int32_t door, uint32_t timeout_ms)
+int32_t sb_sessions_wait(struct sb_sessions *all, int32_t door, uint32_t timeout_ms,
+                         int32_t can_take)
 {
 	struct pollfd fds[SB_CLIENTS_MAX + 1];
 	uint32_t index[SB_CLIENTS_MAX];
@@ -203,9 +204,10 @@ int32_t sb_sessions_wait(struct sb_sessions *all, int32_t door, uint32_t timeout
 		index[used] = i;
 		fds[used++] = (struct pollfd){ .fd = all->of[i]->fd, .events = POLLIN };
 	}
-	if (used == 1 && door < 0) return wait_alone(all->of[index[0]], index[0], timeout_ms);
+	if (used == 1 && door < 0 && can_take)
+		return wait_alone(all->of[index[0]], index[0], timeout_ms);
 	fds[used] = (struct pollfd){ .fd = door, .events = POLLIN }; /* below 0: poll ignores it */
-	if (park_all(all, true) == 0) return 0;
+	if (park_all(all, can_take != 0) == 0) return 0;
 	(void)poll(fds, used + 1, timeout_ms > INT32_MAX ? -1 : (int)timeout_ms);
 	sb_sessions_unpark(all);
 	for (nfds_t i = 0; i < used; i++)

@@ -763,9 +763,10 @@ SB_API void sb_sessions_unpark(struct sb_sessions *sessions);
 /* Like sb_client_spread. */
 SB_API int32_t sb_sessions_spread(struct sb_sessions *sessions);
 /* For a worker without an event loop: parks and blocks until a bell, an end, a knock at the door (a
- * descriptor; -1: none), a signal or timeout_ms (UINT32_MAX: no limit). Returns 0,
- * SB_SESSION_KNOCK, or SB_SESSION_ENDED with the index. */
-SB_API int32_t sb_sessions_wait(struct sb_sessions *sessions, int32_t door, uint32_t timeout_ms);
+ * descriptor; -1: none), a signal or timeout_ms (UINT32_MAX: no limit). can_take: as for
+ * sb_sessions_park. Returns 0, SB_SESSION_KNOCK, or SB_SESSION_ENDED with the index. */
+SB_API int32_t sb_sessions_wait(struct sb_sessions *sessions, int32_t door, uint32_t timeout_ms,
+                                int32_t can_take);
 
 /* ---- observers (attach.c, stats.c) ----------------------------------------------------------
  * An observer gets only the statistics, sealed so that nobody except the client can write them. It
@@ -778,41 +779,47 @@ SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *address);
  * the connection; out holds its last values), -SB_EINVAL (not attached yet). */
 SB_API int32_t sb_observer_read(const struct sb_worker *observer, void *out);
 
-/* ---- a blocking worker (serve.c) -------------------------------------------------------------
- * For programs without an event loop: attach, receive, answer, in one thread.
+/* ---- a blocking worker (service.c) ----------------------------------------------------------
+ * For programs without an event loop: open, receive, answer, in one thread. It serves the client
+ * that owns the bus, or all clients that share it.
  *
- *	struct sb_worker *worker = sb_worker_attach(NULL, "shop", 1, 5000);
+ *	struct sb_service *service = sb_service_open(NULL, "shop", 1, 5000);
  *	struct sb_call call;
- *	int32_t got = worker == NULL ? sb_error_last() : 0;
+ *	int32_t got = service == NULL ? sb_error_last() : 0;
  *	while (got >= 0) {
- *		got = sb_worker_receive(worker, &call, 1000);
+ *		got = sb_service_receive(service, &call, 1000);
  *		if (got != 1) continue;
  *		struct sb_answer answer = { .body = call.body, .body_bytes = call.body_bytes };
- *		sb_worker_answer(worker, &call, &answer);
+ *		sb_service_answer(service, &call, &answer);
  *	}
- *	sb_worker_detach(worker);
+ *	sb_service_close(service);
  *
  * Rules:
- *  - Each received call ends with one sb_worker_answer or sb_worker_fail. A call without an answer
- *    keeps its slot in use, even after its caller has timed out.
- *  - call.body is shared memory. It is valid until the call is answered or the worker detaches;
- *    then the client writes other bodies there. Copy what you need longer. An honest client does
- *    not change it before; if you do not trust the client, copy it before you read it twice.
- *  - Strings are UTF-8, end with NUL, and are valid until the next sb_worker_receive. They are
- *    copies, for which the handle keeps memory of twice the client's head limit.
+ *  - Each received call ends with one sb_service_answer or sb_service_fail. A call without an
+ *    answer keeps its slot in use, even after its caller has timed out.
+ *  - call.body is shared memory. It is valid until the call is answered or the service is closed,
+ *    even if its client ends; then the client writes other bodies there. Copy what you need longer.
+ *    An honest client does not change it before; if you do not trust the client, copy it before you
+ *    read it twice.
+ *  - Strings are UTF-8, end with NUL, and are valid until the next sb_service_receive. They are
+ *    copies, for which the handle keeps memory of twice the head limit of each client.
  *  - A NULL pointer fails with -SB_EINVAL (or returns NULL), unless the function or the field says
  *    what NULL means.
- *  - sb_worker_receive itself answers a call with a streamed body, with an error.
- *  - A worker does not attach again when its client ends (-SB_ECLOSED): detach, then attach. */
+ *  - sb_service_receive itself answers a call with a streamed body, with an error.
+ *  - A service does not attach again when its last client has ended (-SB_ECLOSED): close it, then
+ *    open another one. */
 
-struct sb_call { /* filled by receive; 96 bytes on 64-bit platforms */
-	uint32_t slot;          /* slot and token identify the claim, as for sb_slot_aborted */
+struct sb_service;
+
+struct sb_call { /* filled by receive; 104 bytes on 64-bit platforms */
+	const void *client;     /* with slot and token: identifies the call for sb_service_answer */
+	uint32_t slot;
 	uint32_t token;
 	uint32_t method;        /* enum sb_method */
 	uint32_t timeout_ms;    /* time left at publication, an upper bound; 0: none */
 	uint32_t parameters;    /* pairs of path parameters */
 	uint32_t headers;       /* pairs of headers */
-	uint64_t serial;        /* number of the request on its bus */
+	uint64_t serial;        /* number of the request at its client */
 	const char *method_text;
 	const char *path;
 	const char *query;      /* without "?"; "": none */
@@ -828,49 +835,54 @@ struct sb_answer { /* 0 and NULL are the defaults */
 	uint32_t reserved;
 	const char *content_type;   /* NULL: none */
 	const char *const *headers; /* name, value, ..., NULL; NULL: none */
-	const void *body;           /* copied, unless it is sb_worker_reserve's memory; NULL: none */
+	const void *body;           /* copied, unless it is sb_service_reserve's memory; NULL: none */
 	uint64_t body_bytes;        /* must be 0 if body is NULL */
 };
 
-/* Attaches to the client called name and waits up to timeout_ms for it (0: one try). Blocks.
- * directory NULL: $SLOTBUS_DIR, else /dev/shm/slotbus-<euid>, which must be closed to others; a
- * given directory may belong to another user. concurrency: calls that the client may send at once,
- * 1 to SB_SLOTS_MAX; if this worker ends, calls that it has not received go to other workers. NULL:
- * see sb_error_last(): -SB_ENAME, -SB_EINVAL, -SB_EDIR, -SB_ENOBUS (no client came), -SB_EPERM,
- * -SB_EVERSION, -SB_EPROTO, -SB_ECORRUPT, -SB_EUNSUPPORTED, -SB_ETIMEDOUT (the client did not
- * finish the handshake in 2 s), -SB_ENOMEM, -SB_EFILES, -SB_ELIMIT, -SB_ESYS. */
-SB_API struct sb_worker *sb_worker_attach(const char *directory, const char *name,
+/* Attaches to the clients of the bus called name and waits up to timeout_ms for the first (0: one
+ * try). Blocks. directory NULL: $SLOTBUS_DIR, else /dev/shm/slotbus-<euid>, which must be closed to
+ * others; a given directory may belong to another user. concurrency: calls that are open at once,
+ * of all clients together, 1 to SB_SLOTS_MAX; if this worker ends, calls that it has not received
+ * go to other workers. NULL: see sb_error_last(): -SB_ENAME, -SB_EINVAL, -SB_EDIR, -SB_ENOBUS (no
+ * client came), -SB_EPERM, -SB_EVERSION, -SB_EPROTO, -SB_ECORRUPT, -SB_EUNSUPPORTED, -SB_ETIMEDOUT
+ * (the client did not finish the handshake in 2 s), -SB_ENOMEM, -SB_EFILES, -SB_ELIMIT,
+ * -SB_ESYS. */
+SB_API struct sb_service *sb_service_open(const char *directory, const char *name,
                                           uint32_t concurrency, uint32_t timeout_ms);
-/* Waits for the next call: spins for up to 50 us, then sleeps. Returns 1 (call is filled; its body
- * is valid until it is answered, its strings until the next receive), or 0: timed out, or the wait
- * ended early because of a signal, a bell without work, or a call that was answered here.
- * timeout_ms 0 does not block; UINT32_MAX waits for ever. Fails with -SB_ECLOSED (the client has
- * ended), -SB_ECORRUPT (the client broke the protocol), -SB_EINVAL (not a handle of
- * sb_worker_attach). After a failure only sb_worker_detach may follow. */
-SB_API int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call,
-                                 uint32_t timeout_ms);
+/* Waits for the next call: spins for up to 50 us, then sleeps. Meanwhile it attaches to clients
+ * that come. Returns 1 (call is filled; its body is valid until it is answered, its strings until
+ * the next receive), or 0: timed out, or the wait ended early because of a signal, a bell without
+ * work, a client that came or left, or a call that was answered here. With `concurrency` open calls
+ * it receives no more. timeout_ms 0 does not block; UINT32_MAX waits for ever. Fails with
+ * -SB_ECLOSED (the last client has ended), -SB_ECORRUPT (the last client broke the protocol),
+ * -SB_EINVAL. After -SB_ECLOSED or -SB_ECORRUPT no more calls come. */
+SB_API int32_t sb_service_receive(struct sb_service *service, struct sb_call *call,
+                                  uint32_t timeout_ms);
 /* Returns the value of the first header with this name, ignoring case, or NULL. Valid as long as
  * the call's strings. */
 SB_API const char *sb_call_header(const struct sb_call *call, const char *name);
 /* Returns the value of the path parameter with this name, or NULL. */
 SB_API const char *sb_call_parameter(const struct sb_call *call, const char *name);
+/* Returns 1 when the call's caller has given up, its client has ended, or a pointer is NULL. */
+SB_API int32_t sb_service_aborted(const struct sb_service *service, const struct sb_call *call);
 /* Returns memory for the response's body; a body written there is not copied. *bytes (unless NULL)
  * is its size, the client's payload limit. NULL: the call is not open. */
-SB_API void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call,
-                               uint64_t *bytes);
-/* Answers the call. Fails with -SB_ESTALE (the caller had given up, or the call was answered
- * before) or -SB_EINVAL (a status, header or text that is not valid, a head or body above the
- * client's limit, or body_bytes with a NULL body; the call stays open for another answer). */
-SB_API int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
-                                const struct sb_answer *answer);
+SB_API void *sb_service_reserve(struct sb_service *service, const struct sb_call *call,
+                                uint64_t *bytes);
+/* Answers the call. Fails with -SB_ESTALE (the caller had given up or its client has ended, or the
+ * call was answered before) or -SB_EINVAL (a status, header or text that is not valid, a head or
+ * body above the client's limit, or body_bytes with a NULL body; the call stays open for another
+ * answer). */
+SB_API int32_t sb_service_answer(struct sb_service *service, const struct sb_call *call,
+                                 const struct sb_answer *answer);
 /* Answers with an error: the caller gets a RemoteError with this code (NULL: "HANDLER_FAILED") and
  * message (NULL: ""). Each is cut where it does not fit or is not valid UTF-8. Fails with
  * -SB_ESTALE, -SB_EINVAL. */
-SB_API int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call,
-                              const char *code, const char *message);
-/* Says goodbye to the client and frees the handle; ignores NULL. Received calls without an answer
+SB_API int32_t sb_service_fail(struct sb_service *service, const struct sb_call *call,
+                               const char *code, const char *message);
+/* Says goodbye to all clients and frees the handle; ignores NULL. Received calls without an answer
  * fail at their callers; calls that were not received go to other workers. */
-SB_API void sb_worker_detach(struct sb_worker *worker);
+SB_API void sb_service_close(struct sb_service *service);
 
 /* ---- bridge: reports changes of a futex word of this process to an event loop (wait.c) ------ */
 

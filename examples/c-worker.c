@@ -6,7 +6,7 @@
  *             console.log((await bus.request({ path: "/hello", body: "Ada" })).text())' &
  *     c-worker shop
  *
- * The worker ends when the client closes the bus, or at SIGTERM. */
+ * The worker serves all clients of a shared bus. It ends when the last client has left, or at SIGTERM. */
 #include <signal.h>
 #include <slotbus.h>
 #include <stdio.h>
@@ -22,12 +22,12 @@ static void stop(int signal)
 }
 
 /* Works for the number of milliseconds in the body, or until the request is aborted. */
-static int work(const struct sb_worker *worker, const struct sb_call *call)
+static int work(const struct sb_service *service, const struct sb_call *call)
 {
 	char number[16] = { 0 };
 	memcpy(number, call->body, call->body_bytes < 15 ? call->body_bytes : 15);
 	for (long left = strtol(number, NULL, 10); left > 0; left -= 5) {
-		if (sb_slot_aborted(worker, call->slot, call->token)) return 0;
+		if (sb_service_aborted(service, call)) return 0;
 		usleep(5000);
 	}
 	return 1;
@@ -37,18 +37,18 @@ static int work(const struct sb_worker *worker, const struct sb_call *call)
 static void *kept;
 static uint64_t kept_bytes;
 
-static int32_t keep(struct sb_worker *worker, const struct sb_call *call)
+static int32_t keep(struct sb_service *service, const struct sb_call *call)
 {
 	void *copy = malloc(call->body_bytes + 1);
-	if (copy == NULL) return sb_worker_fail(worker, call, "NO_MEMORY", "out of memory");
+	if (copy == NULL) return sb_service_fail(service, call, "NO_MEMORY", "out of memory");
 	free(kept);
 	kept = memcpy(copy, call->body, call->body_bytes);
 	kept_bytes = call->body_bytes;
 	struct sb_answer answer = { .status = 202 };
-	return sb_worker_answer(worker, call, &answer);
+	return sb_service_answer(service, call, &answer);
 }
 
-static int32_t handle(struct sb_worker *worker, const struct sb_call *call)
+static int32_t handle(struct sb_service *service, const struct sb_call *call)
 {
 	char text[256];
 	const char *agent = sb_call_header(call, "user-agent");
@@ -64,36 +64,36 @@ static int32_t handle(struct sb_worker *worker, const struct sb_call *call)
 		const char *const headers[] = { "x-language", "C", NULL };
 		answer = (struct sb_answer){ .headers = headers, .body = call->body,
 			                         .body_bytes = call->body_bytes };
-		return sb_worker_answer(worker, call, &answer);
+		return sb_service_answer(service, call, &answer);
 	} else if (strcmp(call->path, "/keep") == 0) {
-		return keep(worker, call);
+		return keep(service, call);
 	} else if (strcmp(call->path, "/kept") == 0) {
 		answer = (struct sb_answer){ .body = kept, .body_bytes = kept_bytes };
-		return sb_worker_answer(worker, call, &answer);
+		return sb_service_answer(service, call, &answer);
 	} else if (strcmp(call->path, "/work") == 0) {
-		snprintf(text, sizeof text, "%s", work(worker, call) ? "worked" : "aborted");
+		snprintf(text, sizeof text, "%s", work(service, call) ? "worked" : "aborted");
 	} else {
 		snprintf(text, sizeof text, "no handler for %.100s", call->path);
-		return sb_worker_fail(worker, call, "NOT_FOUND", text);
+		return sb_service_fail(service, call, "NOT_FOUND", text);
 	}
 	answer.body_bytes = strlen(text);
-	return sb_worker_answer(worker, call, &answer);
+	return sb_service_answer(service, call, &answer);
 }
 
 int main(int argc, char **argv)
 {
 	const char *name = argc > 1 ? argv[1] : "shop";
 	signal(SIGTERM, stop);
-	struct sb_worker *worker = sb_worker_attach(NULL, name, 8, 5000);
-	int32_t got = worker == NULL ? sb_error_last() : 0;
-	if (worker != NULL) printf("attached\n"), fflush(stdout);
+	struct sb_service *service = sb_service_open(NULL, name, 8, 5000);
+	int32_t got = service == NULL ? sb_error_last() : 0;
+	if (service != NULL) printf("attached\n"), fflush(stdout);
 	while (got >= 0 && !stopped) {
 		struct sb_call call;
-		got = sb_worker_receive(worker, &call, 1000);
-		if (got == 1 && handle(worker, &call) == -SB_ESTALE)
+		got = sb_service_receive(service, &call, 1000);
+		if (got == 1 && handle(service, &call) == -SB_ESTALE)
 			fprintf(stderr, "%s: the client no longer waits for this response\n", call.id);
 	}
-	sb_worker_detach(worker);
+	sb_service_close(service);
 	printf("%s\n", got < 0 ? sb_error_text(got) : "stopped");
 	return got < 0 && got != -SB_ECLOSED;
 }

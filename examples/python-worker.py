@@ -4,7 +4,8 @@ bun -e 'import { SlotBus } from "slotbus"; await using bus = await SlotBus.creat
         console.log((await bus.request({ path: "/hello", body: "Ada" })).text())' &
 SLOTBUS_LIB=../native/linux-x64-gnu/libslotbus.so python3 python-worker.py shop
 
-In a checkout, the library is zig-out/lib/libslotbus.so. The worker ends when the client closes the bus.
+In a checkout, the library is zig-out/lib/libslotbus.so. The worker serves all clients of a shared bus.
+It ends when the last client has left.
 """
 
 import ctypes
@@ -17,7 +18,8 @@ EINVAL, ECLOSED = -1, -14
 
 
 class Call(ctypes.Structure):  # struct sb_call
-    _fields_ = [(name, c_uint32) for name in ("slot", "token", "method", "timeout_ms", "parameters", "headers")]
+    _fields_ = [("client", c_void_p)]
+    _fields_ += [(name, c_uint32) for name in ("slot", "token", "method", "timeout_ms", "parameters", "headers")]
     _fields_ += [("serial", c_uint64)]
     _fields_ += [(name, c_char_p) for name in ("method_text", "path", "query", "pattern", "id", "pairs")]
     _fields_ += [("body", c_void_p), ("body_bytes", c_uint64)]
@@ -37,11 +39,11 @@ def prototype(name, returns, *takes):
     return function
 
 
-attach = prototype("sb_worker_attach", c_void_p, c_char_p, c_char_p, c_uint32, c_uint32)
-receive = prototype("sb_worker_receive", c_int32, c_void_p, POINTER(Call), c_uint32)
-answer = prototype("sb_worker_answer", c_int32, c_void_p, POINTER(Call), POINTER(Answer))
-fail = prototype("sb_worker_fail", c_int32, c_void_p, POINTER(Call), c_char_p, c_char_p)
-detach = prototype("sb_worker_detach", None, c_void_p)
+open_service = prototype("sb_service_open", c_void_p, c_char_p, c_char_p, c_uint32, c_uint32)
+receive = prototype("sb_service_receive", c_int32, c_void_p, POINTER(Call), c_uint32)
+answer = prototype("sb_service_answer", c_int32, c_void_p, POINTER(Call), POINTER(Answer))
+fail = prototype("sb_service_fail", c_int32, c_void_p, POINTER(Call), c_char_p, c_char_p)
+close_service = prototype("sb_service_close", None, c_void_p)
 error_last = prototype("sb_error_last", c_int32)
 error_text = prototype("sb_error_text", c_char_p, c_int32)
 
@@ -66,23 +68,23 @@ def handle(path, body):
 
 
 def main(name):
-    worker = attach(None, name.encode(), 8, 5000)
-    if not worker:
+    service = open_service(None, name.encode(), 8, 5000)
+    if not service:
         sys.exit(error_text(error_last()).decode())
     print("attached", flush=True)
     call, got = Call(), 0
     while got >= 0:
-        got = receive(worker, byref(call), 1000)
+        got = receive(service, byref(call), 1000)
         if got != 1:
             continue
         try:
             # call.body is valid only until the call is answered; string_at makes a copy.
             body = handle(call.path.decode(), ctypes.string_at(call.body, call.body_bytes))
-            if answer(worker, byref(call), byref(Answer(body=body, body_bytes=len(body)))) == EINVAL:
+            if answer(service, byref(call), byref(Answer(body=body, body_bytes=len(body)))) == EINVAL:
                 raise ValueError(f"the client does not accept a response of {len(body)} bytes")
         except Exception as error:  # the caller gets every error
-            fail(worker, byref(call), type(error).__name__.encode(), str(error).encode(errors="replace"))
-    detach(worker)
+            fail(service, byref(call), type(error).__name__.encode(), str(error).encode(errors="replace"))
+    close_service(service)
     print(error_text(got).decode())
     sys.exit(0 if got == ECLOSED else 1)
 

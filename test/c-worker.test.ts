@@ -110,6 +110,29 @@ for (const [language, command] of Object.entries({ C: [cWorker], Python: python 
     }
   }, 30_000);
 
+  test(`a worker in ${language} serves all clients of a shared bus, and ends with the last`, async () => {
+    await using space = new Workspace();
+    const first = await space.client();
+    await using worker = new Foreign(command, space);
+    await first.ready();
+    const second = await space.client();
+    await second.ready({ timeout: 2_000 });
+    const ask = async (bus: SlotBus, who: string, i: number): Promise<boolean> =>
+      (await bus.request({ path: "/echo", body: `${who} ${i}` })).text() === `${who} ${i}`;
+    const both = Array.from({ length: 200 }, (_, i) => [ask(first, "first", i), ask(second, "second", i)]);
+    expect((await Promise.all(both.flat())).every(Boolean)).toBe(true);
+    await first.close();
+    expect((await second.request({ path: "/hello", body: "Ada" })).text()).toBe(
+      `hello Ada, from process ${worker.pid}`,
+    );
+    const third = await space.client(); // takes the number of the first
+    await third.ready({ timeout: 2_000 });
+    await second.close();
+    expect(await ask(third, "third", 1)).toBe(true);
+    await third.close();
+    expect(await worker.ended()).toBe(0);
+  }, 30_000);
+
   test(`without a client a worker in ${language} ends with the reason`, async () => {
     await using space = new Workspace();
     await using worker = new Foreign(command, space, "not a name");

@@ -74,7 +74,7 @@ export class Sessions {
 
   /** Blocks until a bell, an end or a knock at the door with the descriptor `door` (-1: no door), for up to `ms`. */
   wait(door: number, ms: number): Found {
-    return this.#found(native.sb_sessions_wait(this.#pointer, door, Math.min(Math.ceil(ms), 0xffff_ffff)));
+    return this.#found(native.sb_sessions_wait(this.#pointer, door, Math.min(Math.ceil(ms), 0xffff_ffff), 1));
   }
 
   /** Frees the handle; the sessions have ended. */

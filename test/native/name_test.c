@@ -261,6 +261,21 @@ TEST("of clients that leave at the same time one removes the lock file")
 	close_empty_dir();
 }
 
+TEST("a client that leaves drops its locks even if its descriptor is still open elsewhere")
+{
+	open_dir();
+	int32_t left, last;
+	CHECK_EQ(share(&left), 0);
+	CHECK_EQ(share(&last), 1);
+	int32_t elsewhere = dup(left); /* as in a child that inherited it */
+	sb_name_unlock(dir, "bus", 0, left);
+	CHECK(exists("bus.lock"));
+	sb_name_unlock(dir, "bus", 1, last);
+	CHECK(!exists("bus.lock"));
+	close(elsewhere);
+	close_empty_dir();
+}
+
 TEST("a client whose lock file was replaced does not remove the new one")
 {
 	open_dir();

@@ -1,17 +1,10 @@
 /*
- * serve_test.c - the blocking worker: decoding and encoding heads, answers that cannot be sent,
- * failed attachments. test/c-worker.test.ts tests it with a client in Bun.
+ * serve_test.c - the calls of a blocking worker: decoding and encoding heads, answers that cannot
+ * be sent. service_test.c tests how it attaches, waits and ends.
  */
 #include "test.h"
 
-#include <poll.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 static struct pair open_pair(void)
 {
@@ -24,6 +17,12 @@ static void close_pair(struct pair *pair)
 {
 	free(pair->worker->head);
 	pair_close(pair);
+}
+
+static int32_t take_call(struct sb_worker *worker, struct sb_call *call)
+{
+	int32_t taken = sb_slot_take(worker, 0);
+	return taken == 1 ? call_open(worker, call) : taken;
 }
 
 /* Publishes a request with these bytes as its head; returns the slot. */
@@ -60,12 +59,12 @@ TEST("a head is taken apart: its strings end with NUL, pairs are found by name, 
 	struct sb_call call;
 	SEND(&pair, "\x0a\0\x01\0\x06\x04\0\0\x02\x03\x03\x01\x03\x02/\xc3\xa4\xf0\x9f\x98\x80/r"
 	            "q=\xe2\x82\xac!id123X-AyX-Bz");
-	int32_t got = sb_worker_receive(pair.worker, &call, 0);
+	int32_t got = take_call(pair.worker, &call);
 	CHECK_EQ(got, 0); /* the table says one unit more than the text has */
 	CHECK_EQ(receive_status(&pair, "PROTOCOL"), 0);
 	SEND(&pair, "\x0a\0\x01\0\x06\x04\0\0\x02\x03\x03\x01\x03\x01/\xc3\xa4\xf0\x9f\x98\x80/r"
 	            "q=\xe2\x82\xac!id123X-AyX-Bz");
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 1);
+	CHECK_EQ(take_call(pair.worker, &call), 1);
 	CHECK(strcmp(call.path, "/\xc3\xa4\xf0\x9f\x98\x80/r") == 0);
 	CHECK(strcmp(call.query, "q=\xe2\x82\xac!") == 0 && call.pattern[0] == 0);
 	CHECK(strcmp(call.id, "o6f-z") == 0); /* 0x7a67 and 35 in base 36 */
@@ -76,7 +75,7 @@ TEST("a head is taken apart: its strings end with NUL, pairs are found by name, 
 	CHECK(strcmp(sb_call_header(&call, "x-a"), "y") == 0);
 	CHECK(strcmp(sb_call_header(&call, "X-b"), "z") == 0);
 	CHECK(sb_call_header(&call, "id") == NULL && sb_call_header(&call, "") == NULL);
-	CHECK_EQ(sb_worker_answer(pair.worker, &call, &(struct sb_answer){ .status = 418 }), 0);
+	CHECK_EQ(call_answer(pair.worker, &call, &(struct sb_answer){ .status = 418 }), 0);
 	CHECK_EQ(receive_status(&pair, ""), 418);
 	close_pair(&pair);
 }
@@ -98,7 +97,7 @@ TEST("a head of random bytes is refused or read, and never read beyond its end")
 		struct sb_call call = { 0 };
 		memset(pair.worker->head, 'x', 2 * PAIR_HEAD); /* text without an end */
 		send_head(&pair, head, bytes, random_below(&seed, 7));
-		int32_t got = sb_worker_receive(pair.worker, &call, 0);
+		int32_t got = take_call(pair.worker, &call);
 		if (got == 0) {
 			CHECK_EQ(receive_status(&pair, "PROTOCOL"), 0);
 			refused++;
@@ -110,7 +109,7 @@ TEST("a head of random bytes is refused or read, and never read beyond its end")
 		for (uint32_t i = 0; i < strings; i++) end += strlen(end) + 1;
 		CHECK(end <= (char *)pair.worker->head + PAIR_HEAD + bytes);
 		(void)sb_call_header(&call, "none");
-		CHECK_EQ(sb_worker_fail(pair.worker, &call, NULL, "read"), 0);
+		CHECK_EQ(call_fail(pair.worker, &call, NULL, "read"), 0);
 		CHECK_EQ(receive_status(&pair, "HANDLER_FAILED"), 0);
 		read++;
 	}
@@ -123,7 +122,7 @@ TEST("a method that there is not makes the worker leave")
 	struct pair pair = open_pair();
 	struct sb_call call;
 	send_head(&pair, "\4\0\0\0\0\0\0\0", 8, SB_OPTIONS + 1);
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), -SB_ECORRUPT);
+	CHECK_EQ(take_call(pair.worker, &call), -SB_ECORRUPT);
 	close_pair(&pair);
 }
 
@@ -132,7 +131,7 @@ TEST("an answer that cannot be sent leaves its call open; a second answer is EST
 	struct pair pair = open_pair();
 	struct sb_call call;
 	SEND(&pair, "\4\0\0\0\1\0\0\0/");
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 1);
+	CHECK_EQ(take_call(pair.worker, &call), 1);
 	static const char *const no_value[] = { "name", NULL, NULL };
 	static const char *const no_name[] = { "", "x", NULL };
 	static const char *const colon[] = { "a:b", "x", NULL }, *const lines[] = { "a", "x\ny", NULL };
@@ -149,49 +148,13 @@ TEST("an answer that cannot be sent leaves its call open; a second answer is EST
 		{ .headers = lines }, { .headers = head },
 	};
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
-		CHECK_EQ(sb_worker_answer(pair.worker, &call, &bad[i]), -SB_EINVAL);
+		CHECK_EQ(call_answer(pair.worker, &call, &bad[i]), -SB_EINVAL);
 	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
-	CHECK_EQ(sb_worker_fail(pair.worker, &call, large, large), 0);
-	CHECK_EQ(sb_worker_fail(pair.worker, &call, "AGAIN", ""), -SB_ESTALE);
-	CHECK_EQ(sb_worker_answer(pair.worker, &call, &(struct sb_answer){ 0 }), -SB_ESTALE);
-	CHECK(sb_worker_reserve(pair.worker, &call, NULL) == NULL);
+	CHECK_EQ(call_fail(pair.worker, &call, large, large), 0);
+	CHECK_EQ(call_fail(pair.worker, &call, "AGAIN", ""), -SB_ESTALE);
+	CHECK_EQ(call_answer(pair.worker, &call, &(struct sb_answer){ 0 }), -SB_ESTALE);
+	CHECK(call_reserve(pair.worker, &call, NULL) == NULL);
 	CHECK_EQ(receive_status(&pair, "llll"), 0);
-	close_pair(&pair);
-}
-
-TEST("NULL for any pointer of the blocking worker is EINVAL, NULL, or what the header says it "
-     "means")
-{
-	struct pair pair = open_pair();
-	struct sb_worker *worker = pair.worker;
-	struct sb_call call;
-	const struct sb_answer answer = { 0 };
-	CHECK(sb_worker_attach(NULL, NULL, 1, 0) == NULL);
-	CHECK_EQ(sb_error_last(), -SB_EINVAL);
-	for (int round = 0; round < 2; round++) {
-		SEND(&pair, "\6\0\0\0\1\0\0\0\1\1/ab");
-		CHECK_EQ(sb_worker_receive(NULL, &call, 0), -SB_EINVAL);
-		CHECK_EQ(sb_worker_receive(worker, NULL, 0), -SB_EINVAL);
-		CHECK_EQ(sb_worker_receive(worker, &call, 0), 1);
-		CHECK(sb_call_header(NULL, "a") == NULL && sb_call_header(&call, NULL) == NULL);
-		CHECK(sb_call_parameter(NULL, "a") == NULL && sb_call_parameter(&call, NULL) == NULL);
-		CHECK(strcmp(sb_call_header(&call, "a"), "b") == 0);
-		CHECK(sb_worker_reserve(NULL, &call, NULL) == NULL);
-		CHECK(sb_worker_reserve(worker, NULL, NULL) == NULL);
-		CHECK(sb_worker_reserve(worker, &call, NULL) != NULL);
-		CHECK_EQ(sb_slot_aborted(NULL, call.slot, call.token), 1);
-		CHECK_EQ(sb_slot_aborted(worker, call.slot, call.token), 0);
-		CHECK_EQ(sb_worker_answer(NULL, &call, &answer), -SB_EINVAL);
-		CHECK_EQ(sb_worker_answer(worker, NULL, &answer), -SB_EINVAL);
-		CHECK_EQ(sb_worker_answer(worker, &call, NULL), -SB_EINVAL);
-		CHECK_EQ(sb_worker_fail(NULL, &call, "A", "b"), -SB_EINVAL);
-		CHECK_EQ(sb_worker_fail(worker, NULL, "A", "b"), -SB_EINVAL);
-		CHECK_EQ(sb_client_poll(pair.client, 0), 0); /* the call is still open */
-		if (round == 0) CHECK_EQ(sb_worker_fail(worker, &call, NULL, NULL), 0);
-		else CHECK_EQ(sb_worker_answer(worker, &call, &answer), 0);
-		CHECK_EQ(receive_status(&pair, round == 0 ? "HANDLER_FAILEDError" : ""), 200 * round);
-	}
-	sb_worker_detach(NULL);
 	close_pair(&pair);
 }
 
@@ -200,19 +163,19 @@ TEST("an error whose text is no UTF-8 is sent as far as it is")
 	struct pair pair = open_pair();
 	struct sb_call call;
 	SEND(&pair, "\4\0\0\0\1\0\0\0/");
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 1);
-	CHECK_EQ(sb_worker_fail(pair.worker, &call, "CUT\xc3", "at the \xe2\x82"), 0);
+	CHECK_EQ(take_call(pair.worker, &call), 1);
+	CHECK_EQ(call_fail(pair.worker, &call, "CUT\xc3", "at the \xe2\x82"), 0);
 	CHECK_EQ(receive_status(&pair, "CUTErrorat the "), 0);
 	close_pair(&pair);
 }
 
-TEST("receive comes back after each call that it answers itself, however many there are")
+TEST("each call that cannot be read is answered with an error, and is received no more")
 {
 	struct pair pair = open_pair();
 	struct sb_call call;
 	for (int i = 0; i < 3; i++) SEND(&pair, "x");
 	for (int i = 0; i < 3; i++) {
-		CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 0);
+		CHECK_EQ(take_call(pair.worker, &call), 0);
 		CHECK_EQ(receive_status(&pair, "PROTOCOL"), 0); /* exactly one */
 	}
 	close_pair(&pair);
@@ -224,12 +187,12 @@ TEST("a body written where reserve says is answered from there")
 	struct sb_call call;
 	uint64_t room = 0;
 	SEND(&pair, "\4\0\0\0\1\0\0\0/");
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 1);
-	uint8_t *body = sb_worker_reserve(pair.worker, &call, &room);
+	CHECK_EQ(take_call(pair.worker, &call), 1);
+	uint8_t *body = call_reserve(pair.worker, &call, &room);
 	CHECK_EQ(room, PAIR_PAYLOAD);
 	memset(body, 7, room);
 	struct sb_answer answer = { .body = body, .body_bytes = room };
-	CHECK_EQ(sb_worker_answer(pair.worker, &call, &answer), 0);
+	CHECK_EQ(call_answer(pair.worker, &call, &answer), 0);
 	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	const struct sb_event *event = event_at(&pair, 0);
 	CHECK_EQ(event->body_offset, PAIR_HEAD);
@@ -238,38 +201,15 @@ TEST("a body written where reserve says is answered from there")
 	close_pair(&pair);
 }
 
-TEST("receive without a call returns 0 when its time is over, and ECLOSED when the client has gone")
-{
-	struct pair pair = open_pair();
-	struct sb_call call;
-	uint64_t start = os_now_ns();
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 0);
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 30), 0);
-	CHECK(os_now_ns() - start >= 20000000u);
-	close(pair.client_fd);
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), -SB_ECLOSED);
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 1000), -SB_ECLOSED);
-	pair.client_fd = dup(pair.worker_fd); /* pair_close closes it */
-	close_pair(&pair);
-}
-
-TEST("a handle of sb_worker_open cannot receive, for it has no memory for heads")
-{
-	struct pair pair = pair_open(4, 4);
-	struct sb_call call;
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), -SB_EINVAL);
-	pair_close(&pair);
-}
-
 TEST("a streamed request is answered with UNSUPPORTED, and a length of six bytes with PROTOCOL")
 {
 	struct pair pair = open_pair();
 	struct sb_call call;
 	send_head(&pair, "\4\0\0\0\1\0\0\0/", 9, SB_GET | SB_STREAMS);
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 0);
+	CHECK_EQ(take_call(pair.worker, &call), 0);
 	CHECK_EQ(receive_status(&pair, "UNSUPPORTED"), 0);
 	SEND(&pair, "\4\0\0\0\x80\x80\x80\x80\x80\0\0\0\0");
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 0);
+	CHECK_EQ(take_call(pair.worker, &call), 0);
 	CHECK_EQ(receive_status(&pair, "PROTOCOL"), 0);
 	close_pair(&pair);
 }
@@ -279,9 +219,9 @@ TEST("the body of an answer may lie anywhere, also in the request that it answer
 	struct pair pair = open_pair();
 	struct sb_call call;
 	SEND(&pair, "\4\0\0\0\1\0\0\0/");
-	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 1);
+	CHECK_EQ(take_call(pair.worker, &call), 1);
 	struct sb_answer answer = { .body = "echo", .body_bytes = 4, .content_type = "text/plain" };
-	CHECK_EQ(sb_worker_answer(pair.worker, &call, &answer), 0);
+	CHECK_EQ(call_answer(pair.worker, &call, &answer), 0);
 	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	const struct sb_event *event = event_at(&pair, 0);
 	CHECK_EQ(event->status_code, 200);
@@ -289,109 +229,4 @@ TEST("the body of an answer may lie anywhere, also in the request that it answer
 	CHECK_EQ(memcmp(response_arena(&pair, event->slot) + event->body_offset, "echo", 4), 0);
 	CHECK_EQ(sb_slot_release(pair.client, pair.index, event->slot), 0);
 	close_pair(&pair);
-}
-
-/* ---- attaching over a real socket --------------------------------------------------------- */
-
-struct host { /* a client in a thread */
-	int32_t dir;
-	int listener;
-	struct sb_client *client;
-};
-
-static void *admit(void *argument)
-{
-	struct host *host = argument;
-	struct pollfd one = { .fd = host->listener, .events = POLLIN };
-	usleep(20000); /* the backlog is full, so the worker has to try again */
-	close(accept4(host->listener, NULL, NULL, SOCK_CLOEXEC));
-	CHECK_EQ(poll(&one, 1, 10000), 1);
-	int fd = accept4(host->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	CHECK(fd >= 0);
-	one.fd = fd;
-	CHECK_EQ(poll(&one, 1, 10000), 1); /* the JOIN */
-	usleep(20000); /* the worker polls at least once */
-	int32_t link = sb_link_offer(host->client, fd, 1);
-	CHECK(link >= 0);
-	uint8_t bytes[3 * SB_MESSAGE_MAX];
-	int64_t got;
-	bool goodbye = false; /* the last message */
-	do {
-		CHECK_EQ(poll(&one, 1, 10000), 1);
-		got = os_socket_receive(fd, bytes, sizeof bytes, NULL);
-		if (got >= 2) goodbye = bytes[got - 2] == SB_MSG_GOODBYE && bytes[got - 1] == 0;
-	} while (got > 0);
-	CHECK(goodbye);
-	sb_link_drop(host->client, (uint32_t)link, SB_DROP_DETACHED | SB_DROP_CLOSED);
-	close(fd);
-	return NULL;
-}
-
-TEST("a blocking worker attaches to a busy client that takes its time, and says goodbye at the end")
-{
-	char scratch[64];
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	scratch_open(scratch);
-	struct host host = { .dir = sb_dir_open(scratch, 0, 0), .listener = os_socket_open(),
-		                 .client = pair_client(4, 0) };
-	CHECK_EQ(os_socket_path(host.dir, "bus.sock", address.sun_path, sizeof address.sun_path), 0);
-	CHECK_EQ(bind(host.listener, (struct sockaddr *)&address, sizeof address), 0);
-	CHECK_EQ(listen(host.listener, 0), 0);
-	int other = os_socket_open(); /* fills the backlog */
-	CHECK_EQ(connect(other, (struct sockaddr *)&address, sizeof address), 0);
-	pthread_t thread;
-	CHECK_EQ(pthread_create(&thread, NULL, admit, &host), 0);
-	struct sb_worker *worker = sb_worker_attach(scratch, "bus", 1, 10000);
-	CHECK(worker != NULL);
-	struct sb_call call;
-	CHECK_EQ(sb_worker_receive(worker, &call, 0), 0);
-	sb_worker_detach(worker);
-	pthread_join(thread, NULL);
-	sb_client_close(host.client);
-	close(other);
-	close(host.listener);
-	sb_fd_close(host.dir);
-	scratch_remove(scratch);
-}
-
-TEST("a worker that may run on one processor only does not spin")
-{
-	struct pair pair = open_pair();
-	cpu_set_t allowed, one;
-	CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
-	CHECK_EQ(pair.worker->spin_ns > 0, CPU_COUNT(&allowed) > 1);
-	CPU_ZERO(&one);
-	CPU_SET(os_cpu(), &one);
-	CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
-	free(pair.worker->head);
-	CHECK(worker_can_serve(pair.worker));
-	CHECK_EQ(pair.worker->spin_ns, 0);
-	CHECK(sched_setaffinity(0, sizeof allowed, &allowed) == 0);
-	close_pair(&pair);
-}
-
-TEST("a failed attach ends in time with its reason, and leaves nothing open")
-{
-	char scratch[64];
-	scratch_open(scratch);
-	uint64_t start = os_now_ns();
-	CHECK(sb_worker_attach(scratch, "nobody", 1, 40) == NULL);
-	CHECK_EQ(sb_error_last(), -SB_ENOBUS);
-	CHECK(os_now_ns() - start >= 40000000u);
-	CHECK(sb_worker_attach("/nowhere/at/all", "nobody", 1, 0) == NULL);
-	CHECK_EQ(sb_error_last(), -SB_ENOBUS);
-	CHECK(sb_worker_attach(scratch, "no name", 1, 10000) == NULL);
-	CHECK_EQ(sb_error_last(), -SB_ENAME);
-	for (uint32_t bad = 0; bad <= SB_SLOTS_MAX + 1; bad += SB_SLOTS_MAX + 1) {
-		CHECK(sb_worker_attach(scratch, "nobody", bad, 10000) == NULL);
-		CHECK_EQ(sb_error_last(), -SB_EINVAL);
-	}
-	CHECK(sb_worker_attach("/dev/null", "nobody", 1, 10000) == NULL);
-	CHECK_EQ(sb_error_last(), -SB_EDIR);
-	forbid_files();
-	CHECK(sb_worker_attach(scratch, "nobody", 1, 0) == NULL);
-	allow_files();
-	CHECK_EQ(sb_error_last(), -SB_EFILES);
-	scratch_remove(scratch);
-	sb_worker_detach(NULL);
 }

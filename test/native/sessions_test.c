@@ -237,7 +237,7 @@ static int32_t wait_while(struct act *what)
 {
 	pthread_t thread;
 	CHECK_EQ(pthread_create(&thread, NULL, act, what), 0);
-	int32_t found = sb_sessions_wait(what->company->all, -1, 20000);
+	int32_t found = sb_sessions_wait(what->company->all, -1, 20000, 1);
 	pthread_join(thread, NULL);
 	return found;
 }
@@ -247,7 +247,7 @@ TEST("a worker that waits is woken by each client, and learns whose connection h
 	struct company company = company_open(2);
 	for (int i = 0; i < CLIENTS; i++) {
 		CHECK_EQ(wait_while(&(struct act){ &company, i, PUBLISH }), 0);
-		CHECK_EQ(sb_sessions_wait(company.all, -1, 20000), 0); /* the request is still there */
+		CHECK_EQ(sb_sessions_wait(company.all, -1, 20000, 1), 0); /* the request is still there */
 		CHECK_EQ(sb_sessions_take(company.all, 0, 1), result((uint32_t)i, SB_SESSION_TAKEN));
 		for (int j = 0; j < CLIENTS; j++) CHECK_EQ(parked_at(&company, j), SB_PARK_NONE);
 	}
@@ -261,14 +261,14 @@ TEST("a wait ends at its timeout, and the only session of a worker without a doo
      "its futex")
 {
 	struct company company = company_open(2);
-	CHECK_EQ(sb_sessions_wait(company.all, -1, 1), 0);
+	CHECK_EQ(sb_sessions_wait(company.all, -1, 1, 1), 0);
 	sb_sessions_remove(company.all, 0);
 	sb_sessions_remove(company.all, 1);
 	send_request(&company.pairs[2], 0);
-	CHECK_EQ(sb_sessions_wait(company.all, -1, UINT32_MAX), 0);
+	CHECK_EQ(sb_sessions_wait(company.all, -1, UINT32_MAX, 1), 0);
 	CHECK_EQ(sb_sessions_take(company.all, 0, 1), result(2, SB_SESSION_TAKEN));
 	CHECK_EQ(shutdown(company.pairs[2].client_fd, SHUT_RDWR), 0);
-	CHECK_EQ(sb_sessions_wait(company.all, -1, UINT32_MAX), result(2, SB_SESSION_ENDED));
+	CHECK_EQ(sb_sessions_wait(company.all, -1, UINT32_MAX, 1), result(2, SB_SESSION_ENDED));
 	company_close(&company);
 }
 
@@ -281,14 +281,14 @@ TEST("knocks at the door end a wait once, however many they are")
 	int32_t door = sb_door_open(dir, "bus", 0, id);
 	CHECK(door >= 0);
 	struct company company = company_open(1);
-	CHECK_EQ(sb_sessions_wait(company.all, door, 1), 0);
+	CHECK_EQ(sb_sessions_wait(company.all, door, 1, 1), 0);
 	for (uint32_t i = 0; i < 3; i++) CHECK_EQ(sb_door_knock(dir, "bus", i), 1);
-	CHECK_EQ(sb_sessions_wait(company.all, door, 20000), SB_SESSION_KNOCK);
-	CHECK_EQ(sb_sessions_wait(company.all, door, 1), 0);
+	CHECK_EQ(sb_sessions_wait(company.all, door, 20000, 1), SB_SESSION_KNOCK);
+	CHECK_EQ(sb_sessions_wait(company.all, door, 1, 1), 0);
 	sb_sessions_remove(company.all, 0);
 	sb_sessions_remove(company.all, 1);
 	CHECK_EQ(sb_door_knock(dir, "bus", 1), 1); /* one session, but a door */
-	CHECK_EQ(sb_sessions_wait(company.all, door, 20000), SB_SESSION_KNOCK);
+	CHECK_EQ(sb_sessions_wait(company.all, door, 20000, 1), SB_SESSION_KNOCK);
 	company_close(&company);
 	sb_door_close(dir, "bus", id, door);
 	sb_fd_close(dir);

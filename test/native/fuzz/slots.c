@@ -233,7 +233,6 @@ static void start_serving(void)
 {
 	start();
 	PROMISE(worker_can_serve(my.worker));
-	my.worker->spin_ns = 0;
 	clean_worker->head = my.worker->head;
 }
 
@@ -265,13 +264,14 @@ static void run_serve(struct input *input)
 	slot->request.body_bytes = 8;
 	store_seq(&slot->request.status, word_of(1, SB_READY));
 	fetch_or_seq(&my.link->map.region->ready.bits[0], 1);
-	if (known(sb_worker_receive(my.worker, &call, 0)) != 1) return;
+	if (known(sb_slot_take(my.worker, 0)) != 1) return;
+	if (known(call_open(my.worker, &call)) != 1) return;
 	check_call(&call);
 	const char *headers[] = { "x-echo", call.path, NULL };
 	struct sb_answer answer = { .headers = headers, .content_type = call.query,
 		                        .body = call.body, .body_bytes = call.body_bytes };
-	if (known(sb_worker_answer(my.worker, &call, &answer)) != 0)
-		(void)known(sb_worker_fail(my.worker, &call, call.id, call.pattern));
+	if (known(call_answer(my.worker, &call, &answer)) != 0)
+		(void)known(call_fail(my.worker, &call, call.id, call.pattern));
 }
 
 const struct target worker_target = { "worker", start, run_worker };

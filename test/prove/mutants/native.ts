@@ -353,8 +353,7 @@ const rules: (Tested | Attacked)[] = [
     rule: "a client drops its locks before it checks whether it is the last",
     file: "name.c",
     edits: [["\tos_bytes_unlock(fd, 0, 0);\n", ""]],
-    test: "of clients that leave at the same time one removes the lock file",
-    runs: 60,
+    test: "a client that leaves drops its locks even if its descriptor is still open elsewhere",
   },
   {
     rule: "a client that leaves as the last removes only the lock file that it has locked",
