@@ -4,6 +4,7 @@
  *
  *     bun program.ts bare DIRECTORY
  *     bun program.ts client DIRECTORY [uid,... [INLINE_SIZE]]
+ *     bun program.ts sharer DIRECTORY
  *     bun program.ts worker DIRECTORY
  *     bun program.ts patient DIRECTORY
  *     bun program.ts flood DIRECTORY
@@ -65,7 +66,8 @@ const obey = (commands: Record<string, Command>): Promise<void> => carryOut({ ..
 async function client(): Promise<void> {
   const { SlotBus: Bus } = await import("../../src/index.ts");
   const allowedUids = uids === "" ? [] : uids.split(",").map(Number);
-  const bus: SlotBus = await Bus.create({ name, directory, allowedUids, inlineBytes: Number(inline) });
+  const options = { name, directory, allowedUids, inlineBytes: Number(inline) };
+  const bus: SlotBus = role === "sharer" ? await Bus.connect(options) : await Bus.create(options);
   bus.on("refused", (peer, reason) => say(`refused uid ${peer.uid}: ${reason}`));
   say("listening");
   const joined = bus.ready().then(() => say(`joined uid ${bus.workers[0]?.uid}`));
@@ -123,6 +125,7 @@ async function serve(options: { timeout: number }): Promise<SlotWorker> {
     return request.text();
   });
   attached.on("disconnected", () => say("disconnected"));
+  attached.on("refused", (error) => say(describe(error)));
   return attached;
 }
 
@@ -215,7 +218,16 @@ async function member(): Promise<void> {
   await commands["leave"]!();
 }
 
-const roles: Record<string, () => Promise<void>> = { bare, flood, client, member, patient, threads, worker };
+const roles: Record<string, () => Promise<void>> = {
+  bare,
+  flood,
+  client,
+  sharer: client,
+  member,
+  patient,
+  threads,
+  worker,
+};
 
 try {
   await roles[role]!();

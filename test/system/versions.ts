@@ -78,18 +78,50 @@ async function expectMismatch(clientOf: Installation, workerOf: Installation, te
   expect((await client.lineFrom("mappings")) === "mappings 1", "the client keeps regions of workers that it refused");
 }
 
+/** What a client of one version and a worker of another say of each other: the worker first. */
+function mismatch(client: number, worker: number): [RegExp, RegExp] {
+  return [
+    new RegExp(`speaks protocol version ${client}; this process speaks ${worker}`),
+    new RegExp(`it speaks protocol ${worker} to ${worker}, this bus speaks ${client}`),
+  ];
+}
+
+/** Expects that clients of two versions share a name: the workers of each serve it, and say why they refuse the other. */
+async function expectBothServed(ours: Installation, theirs: Installation, versions: [number, number]): Promise<void> {
+  using place = new Place();
+  const one = async (of: Installation, role: string, ready: string): Promise<Program> => {
+    const started = new Program(of.program(role, place.directory), of.env);
+    await started.expectLine(ready);
+    return started;
+  };
+  const expectMapped = async (of: Program): Promise<void> => {
+    await of.tell("mappings");
+    expect((await of.lineFrom("mappings")) === "mappings 1", "a side of the other version was mapped");
+  };
+  await using oldClient = await one(ours, "sharer", "listening");
+  await using oldWorker = await one(ours, "worker", "attached");
+  await oldClient.lineFrom("joined");
+  await using newClient = await one(theirs, "sharer", "listening");
+  const [workerSays, clientSays] = mismatch(versions[1], versions[0]);
+  const line = await oldWorker.lineFrom("error");
+  expect(line.startsWith("error VERSION_MISMATCH") && workerSays.test(line), `the worker says: ${line}`);
+  const refusal = await newClient.lineFrom("refused");
+  expect(clientSays.test(refusal), `the client says: ${refusal}`);
+  await using newWorker = await one(theirs, "worker", "attached");
+  await newClient.lineFrom("joined");
+  await oldClient.order("go 10");
+  await newClient.order("go 10");
+  for (const each of [oldClient, oldWorker, newClient, newWorker]) await expectMapped(each);
+}
+
 async function otherVersions(): Promise<void> {
   const ours = C.SB_ABI;
   using builds = new Place();
   for (const theirs of [ours - 1, ours + 1]) {
     const other = await install(join(builds.folder, String(theirs)), theirs, (header) => header);
-    const says = (client: number, worker: number) =>
-      [
-        new RegExp(`speaks protocol version ${client}; this process speaks ${worker}`),
-        new RegExp(`it speaks protocol ${worker} to ${worker}, this bus speaks ${client}`),
-      ] as const;
-    await expectMismatch(here, other, ...says(ours, theirs));
-    await expectMismatch(other, here, ...says(theirs, ours));
+    await expectMismatch(here, other, ...mismatch(ours, theirs));
+    await expectMismatch(other, here, ...mismatch(theirs, ours));
+    await expectBothServed(here, other, [ours, theirs]);
   }
 }
 
@@ -147,7 +179,7 @@ async function otherFleets(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "a client and a worker of neighbouring versions refuse each other, name both versions, and map nothing":
+  "a client and a worker of neighbouring versions refuse each other, name both versions, and map nothing; both can share a name":
     otherVersions,
   "a client and a worker of one version with different structures refuse each other, say so, and map nothing":
     otherLayout,
