@@ -39,6 +39,7 @@ export const parts: { [part: string]: string } = {
   endure: prove("endure.ts quick"),
   stalls: prove("stalls.ts long --stalls 10000"),
   soak: prove("soak.ts long --kills 2500"),
+  many: prove("many.ts quick"),
   "fleet-soak": prove("fleet-soak.ts long"),
   hub: prove("hub.ts quick"),
   stdio: prove("stdio.ts quick"),

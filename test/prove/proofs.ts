@@ -12,6 +12,7 @@ export const proofs: { [name: string]: ProofProgram } = {
   endure: { program: "test/prove/endure.ts", folders: ["test/native"], again: "whole" },
   stalls: { program: "test/prove/stalls.ts", again: "whole" },
   soak: { program: "test/prove/soak.ts", again: "whole" },
+  many: { program: "test/prove/many.ts", folders: ["test/prove/soak"], again: "whole" },
   "fleet-soak": { program: "test/prove/fleet-soak.ts", again: "whole" },
   hub: { program: "test/prove/hub.ts", again: "whole" },
   together: { program: "test/prove/together.ts", again: "whole", isLong: true },

@@ -1,4 +1,7 @@
-/** `soak/client.ts NAME BOOKS SEED REQUESTS`: waits for "go", then sends requests until the end; checks and records responses. */
+/**
+ * `soak/client.ts NAME BOOKS SEED REQUESTS [PART]`: waits for "go", then sends requests until the end; checks and records
+ * responses. With `PART`, it shares its bus with other clients and writes to that part of the books.
+ */
 
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -27,20 +30,22 @@ export type Report =
   | Common
   | { is: "open" }
   | { is: "faulted"; pid: number }
-  | { is: "quiet"; faults: string[]; lost: number; memory: Counted };
+  | { is: "quiet"; faults: string[]; lost: number; moves: number; memory: Counted };
 
-const CALLERS = 56;
+const [name, directory, seed, wanted, part] = process.argv.slice(2);
+const isShared = part !== undefined;
+/** With other clients beside it, a client asks less. */
+const CALLERS = isShared ? 12 : 56;
 const SLOTS = 16;
-const BURST = 80;
+const BURST = isShared ? 16 : 80;
 /** Callers with requests so long that kills hit both runs of a request. */
-const HOLDERS = 4;
+const HOLDERS = isShared ? 1 : 4;
 /** Callers that stream slowly, so that every fault meets a stream in the middle of its bytes. */
-const STREAMERS = 2;
+const STREAMERS = isShared ? 1 : 2;
 /** Share of the other requests that stream. */
 const STREAMED = 0.15;
 
-const [name, directory, seed, wanted] = process.argv.slice(2);
-const books = new b.RequestBooks(directory!);
+const books = new b.RequestBooks(directory!, Number(part ?? 0));
 const times = new Times(directory!);
 const random = new b.Random(Number(seed));
 const asker = new Asker(books, times, random.next(), broken);
@@ -64,7 +69,7 @@ async function call(mode?: b.Mode): Promise<void> {
     if (ending) return;
     if (mode === undefined && random.chance(STREAMED)) await flows.one();
     else await asker.one({ mode: mode ?? asker.pickMode() });
-    if (books.next > Number(wanted)) await Bun.sleep(2); // the faults lag behind
+    if (books.next - books.first > Number(wanted)) await Bun.sleep(2); // the faults lag behind
   }
 }
 
@@ -149,12 +154,12 @@ async function quiet(workers: number, killed: number): Promise<void> {
   equal("stats().aborts", stats.aborts, own.aborts);
   equal("slots", bus.diagnostics().slots.length, workers * SLOTS);
   const files = readdirSync(process.env["SLOTBUS_DIR"]!).toSorted().join();
-  if (files !== `${name}.lock,${name}.sock`) faults.push(`files of the bus: ${files}`);
+  if (!isShared && files !== `${name}.lock,${name}.sock`) faults.push(`files of the bus: ${files}`);
   baseline ??= { fds: descriptors(), maps: mappings() };
   const most = baseline;
   await reach(() => descriptors() <= most.fds, `no more than ${most.fds} descriptors`, 10_000);
   await reach(() => mappings() <= most.maps, `no more than ${most.maps} mappings`, 10_000);
-  say({ is: "quiet", faults, lost, memory: count() });
+  say({ is: "quiet", faults, lost, moves: stats.moves, memory: count() });
 }
 
 async function open(): Promise<void> {
@@ -162,7 +167,8 @@ async function open(): Promise<void> {
     unix: join(directory!, "control"),
     socket: { open: (it) => void it.write(`${process.pid} `), data() {} },
   });
-  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadBytes: LIMIT });
+  const options = { name: name!, slots: SLOTS, payloadBytes: LIMIT };
+  bus = isShared ? await SlotBus.connect(options) : await SlotBus.create(options);
   asker.bus = bus;
   asker.onGiveUp = (fault, state) => books.count(fault, state);
   bus.ref();

@@ -87,14 +87,17 @@ export class RequestBooks {
   /** One byte per request, written by the client. */
   readonly outcome: Uint8Array;
   readonly #counters: Uint32Array;
+  /** First id of this part. */
+  readonly first: number;
   /** Bytes of streams that do not make a KiB yet. */
   #rest = 0;
 
-  static create(directory: string, capacity: number): RequestBooks {
+  /** `capacity`: the number of ids, in equal parts. Each part has counters of its own, for one client at a time. */
+  static create(directory: string, capacity: number, parts = 1): RequestBooks {
     for (const [name, bytes] of [
       ["runs", capacity],
       ["outcome", capacity],
-      ["counters", COUNTERS * 4],
+      ["counters", parts * COUNTERS * 4],
     ] as const) {
       const file = openSync(join(directory, name), "wx");
       ftruncateSync(file, bytes);
@@ -103,21 +106,22 @@ export class RequestBooks {
     return new RequestBooks(directory);
   }
 
-  constructor(directory: string) {
+  constructor(directory: string, part = 0) {
     const map = (name: string): Uint8Array => Bun.mmap(join(directory, name), { shared: true });
     this.runs = map("runs");
     this.outcome = map("outcome");
-    const { buffer, byteOffset } = map("counters");
-    this.#counters = new Uint32Array(buffer, byteOffset, COUNTERS);
+    const { buffer, byteOffset, length } = map("counters");
+    this.#counters = new Uint32Array(buffer, byteOffset + part * COUNTERS * 4, COUNTERS);
+    this.first = (part * this.runs.length) / (length / COUNTERS / 4);
   }
 
   /** The next request's id. */
   get next(): number {
-    return this.#counters[0]!;
+    return this.first + this.#counters[0]!;
   }
 
   set next(id: number) {
-    this.#counters[0] = id;
+    this.#counters[0] = id - this.first;
   }
 
   count(fault: Fault, state: State, requests = 1): void {
