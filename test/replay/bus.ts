@@ -88,7 +88,7 @@ export class Bus implements BusProcess {
   readonly dispatcher: Dispatcher;
   readonly asker: Asker;
   readonly wire: ReplayWire;
-  readonly workers: Worker[] = [];
+  readonly workers: Worker[];
   isClosing = false;
   isClosed = false;
   readyCalls = 0;
@@ -98,6 +98,7 @@ export class Bus implements BusProcess {
 
   constructor(world: World, index: number) {
     this.#world = world;
+    this.workers = world.shared ?? [];
     this.name = `bus${index}`;
     const die = world.choices.die(this.name);
     this.die = die;
@@ -125,9 +126,11 @@ export class Bus implements BusProcess {
     return askOn(this.#world, this, ...what);
   }
 
-  /** Starts a worker in its own process. */
+  /** Starts a worker in its own process: of this client, or of all clients that share the bus. */
   startWorker(): Worker {
-    const worker = new Worker(this.#world, this, this.workers.length);
+    const { shared, buses } = this.#world;
+    const clients = shared ? (buses as Bus[]) : [this];
+    const worker = new Worker(this.#world, clients, this.workers.length);
     this.workers.push(worker);
     return worker;
   }
@@ -155,15 +158,17 @@ export class Worker implements WorkerProcess {
   isClosing = false;
   readonly #world: World;
 
-  constructor(world: World, bus: Bus, index: number) {
+  /** `clients`: at least one. */
+  constructor(world: World, clients: readonly Bus[], index: number) {
     this.#world = world;
-    this.name = `${bus.name} worker${index}`;
+    const [first] = clients as [Bus];
+    this.name = `${first.name} worker${index}`;
     const die = world.choices.die(this.name);
     this.die = die;
-    this.host = new Process(world.time, (bus.host.pid - 99) * 1_000 + index, die);
+    this.host = new Process(world.time, (first.host.pid - 99) * 1_000 + index, die);
     const { concurrency, reconnectMs } = chooseWorker(world, die);
     const options = {
-      bus: bus.name,
+      clients: clients.map(({ name }) => name),
       concurrency,
       reconnectMs,
       isHostile: die.chance("hostile", world.theme === "hostile" ? 600 : 40),

@@ -88,7 +88,7 @@ export function planFaults(world: World): void {
   if (world.theme === "early close" && !world.isCalm) for (const bus of world.buses) planClose(world, bus);
   for (let index = 0; index < count; index++) {
     const die = world.choices.die(`fault ${index}`);
-    const bus = world.buses[world.buses.length > 1 ? die.below("bus", 2) : 0]!;
+    const bus = world.buses[world.buses.length > 1 ? die.below("bus", world.buses.length) : 0]!;
     const common = FAULTS_OF[world.theme] ?? [];
     const isCommon = common.length > 0 && die.chance("is common in the theme", 700);
     const drawn = isStorm ? 1 : die.rarely("what", 1_000, faults.length + 1);

@@ -7,14 +7,15 @@ import { Turns } from "../../src/bus/turns.ts";
 import { BusNotFoundError, ClosedError, SlotbusError } from "../../src/errors.ts";
 import type { Die } from "./choices.ts";
 import type { Process } from "./clock.ts";
-import type { Link, Replied, Slot } from "./link.ts";
+import type { Replied, Slot } from "./link.ts";
 import { HEAD_BYTES, PAYLOAD_BYTES } from "./sizes.ts";
 import { WorkerEnd } from "./worker-end.ts";
 import type { Net } from "./wire.ts";
 
 /** Options of {@link ReplayWorker}. */
 export interface ReplayWorkerOptions {
-  readonly bus: string;
+  /** Names of the clients: each has a bus of its own, or all share one. */
+  readonly clients: readonly string[];
   readonly concurrency: number;
   /** Pause before the worker attaches again, in ms; 0: it does not. */
   readonly reconnectMs: number;
@@ -22,7 +23,14 @@ export interface ReplayWorkerOptions {
   readonly isHostile: boolean;
 }
 
-/** The wire of one worker. */
+/** A connection, with the slots that one poll has not looked at yet. */
+interface Look {
+  readonly end: WorkerEnd;
+  readonly first: number;
+  looked: number;
+}
+
+/** The wire of one worker: a connection to each of its clients. */
 export class ReplayWorker implements WorkerWire {
   readonly host: Process;
   readonly turns: Turns;
@@ -34,7 +42,9 @@ export class ReplayWorker implements WorkerWire {
   readonly #die: Die;
   readonly #arrivals: Arrivals;
   readonly #arena = new Arena(new ArrayBuffer(HEAD_BYTES + PAYLOAD_BYTES));
-  #end: WorkerEnd | null = null;
+  /** The connections that are open. */
+  #open: readonly WorkerEnd[] = [];
+  #isAttaching = false;
   #inbox: { end: WorkerEnd; slot: Slot; frame: (() => void) | null }[] = [];
   #isPollDue = false;
   #isListening = false;
@@ -51,11 +61,11 @@ export class ReplayWorker implements WorkerWire {
   }
 
   get isConnected(): boolean {
-    return this.#end !== null;
+    return this.#open.length > 0;
   }
 
   get running(): number {
-    return this.#end === null ? 0 : this.#end.running;
+    return this.#open.reduce((sum, { running }) => sum + running, 0);
   }
 
   driven(): Driven {
@@ -69,30 +79,37 @@ export class ReplayWorker implements WorkerWire {
     for (;;) {
       await this.host.pause(1 + this.#die.small("handshake", 10));
       if (this.#isClosed || this.#attach()) return;
-      if (this.host.now() - started >= waitMs) throw new BusNotFoundError(this.options.bus, "", waitMs);
+      if (this.host.now() - started >= waitMs) throw new BusNotFoundError(this.options.clients.join(), "", waitMs);
     }
   }
 
+  /** Attaches to each client that is there and has no connection. Returns `false` if there is none. */
   #attach(): boolean {
-    const link = this.#net.attach(this.options.bus, this.options.concurrency);
-    if (!link) return false;
-    const end = new WorkerEnd(this, link, this.#arena);
-    this.ends.push(end);
-    this.#net.join(link, end);
-    this.#end = end;
-    if (this.#isDraining) end.say((connection) => connection.message("drain"));
-    this.#wake();
-    this.host.immediate(() => this.#arrivals.connected());
-    return true;
+    for (const name of this.options.clients) {
+      if (this.#open.some(({ link }) => link.bus === name)) continue;
+      const link = this.#net.attach(name, this.options.concurrency);
+      if (!link) continue;
+      const end = new WorkerEnd(this, link, this.#arena);
+      this.ends.push(end);
+      this.#net.join(link, end);
+      this.#open = [...this.#open, end];
+      if (this.#isDraining) end.say((connection) => connection.message("drain"));
+      this.#wake();
+      this.host.immediate(() => this.#arrivals.connected());
+    }
+    return this.isConnected;
   }
 
   async #attachAgain(): Promise<void> {
+    if (this.#isAttaching) return;
+    this.#isAttaching = true;
     while (!this.#isClosed && !this.#isDraining && this.#net.isOpen) {
       await this.host.pause(this.options.reconnectMs);
       if (this.#isClosed || this.#isDraining) break;
-      if (this.#attach()) return;
+      if (this.#attach()) break;
     }
-    this.hasEnded = true;
+    this.#isAttaching = false;
+    this.hasEnded = !this.isConnected;
   }
 
   // ---- requests -------------------------------------------------------------------------------------------------------
@@ -127,24 +144,34 @@ export class ReplayWorker implements WorkerWire {
       frame?.();
       end.look(slot);
     }
-    const end = this.#end;
-    if (!end || !this.#isListening) return;
+    if (!this.#isListening) return;
+    let looks: Look[] = this.#open.map((end) => {
+      return { end, first: this.#die.below("first slot", end.link.slots.length), looked: 0 };
+    });
+    while (looks.length > 0) {
+      looks = looks.filter((look) => this.#arrivals.canTake && this.#takeOne(look)); // claims go round the clients
+    }
+  }
+
+  /** Takes the next request of a connection. Returns `false` if it has no other. */
+  #takeOne(look: Look): boolean {
+    const { end, first } = look;
     const { slots } = end.link;
-    const first = this.#die.below("first slot", slots.length);
-    for (let n = 0; n < slots.length && end.isOpen; n++) {
-      const slot = slots[(first + n) % slots.length]!;
+    while (look.looked < slots.length && end.isOpen) {
+      const slot = slots[(first + look.looked++) % slots.length]!;
       if (slot.worker.state !== "ready") continue;
-      if (!this.#arrivals.canTake) return;
       this.#net.watch.taking(end, slot);
       let request;
       try {
         request = end.take(slot);
       } catch (cause) {
         this.#lose(end, new SlotbusError("PROTOCOL", "The client published a malformed request.", { cause }));
-        return;
+        return false;
       }
       this.#arrivals.arrived(request);
+      return true;
     }
+    return false;
   }
 
   answered(): void {
@@ -193,15 +220,16 @@ export class ReplayWorker implements WorkerWire {
   }
 
   #lose(end: WorkerEnd, reason: SlotbusError): void {
-    if (this.#end !== end) return;
+    if (!this.#open.includes(end)) return;
     this.#detach(end, reason);
-    this.hasEnded = this.options.reconnectMs === 0 || this.#isClosed || this.#isDraining;
+    const staysAway = this.options.reconnectMs === 0 || this.#isClosed || this.#isDraining;
+    this.hasEnded = staysAway && !this.isConnected;
     this.#arrivals.disconnected(reason);
-    if (!this.hasEnded) void this.#attachAgain();
+    if (!staysAway) void this.#attachAgain();
   }
 
   #detach(end: WorkerEnd, reason: SlotbusError): void {
-    this.#end = null;
+    this.#open = this.#open.filter((open) => open !== end);
     end.say((connection) => connection.end("ended"));
     end.close(reason);
   }
@@ -211,38 +239,34 @@ export class ReplayWorker implements WorkerWire {
   }
 
   drain(): void {
-    if (!this.#isDraining) this.#end?.say((connection) => connection.message("drain"));
+    if (!this.#isDraining) for (const end of this.#open) end.say((connection) => connection.message("drain"));
     this.#isDraining = true;
     this.#wake();
   }
 
   close(reason: SlotbusError): void {
     this.#isClosed = true;
-    const end = this.#end;
-    if (!end) return;
-    end.say((connection) => connection.message("goodbye"));
-    this.#detach(end, reason);
+    for (const end of this.#open) {
+      end.say((connection) => connection.message("goodbye"));
+      this.#detach(end, reason);
+    }
   }
 
   /** The process of the worker is killed: its client notices. */
   kill(): void {
     this.host.kill();
-    this.#end?.say((connection) => connection.end("ended"));
+    for (const end of this.#open) end.say((connection) => connection.end("ended"));
   }
 
-  /** The connection breaks while both processes live. */
+  /** A connection breaks while both processes live. */
   cut(): void {
-    const end = this.#end;
+    const end = this.#open[this.#open.length < 2 ? 0 : this.#die.below("cut", this.#open.length)];
     if (end) this.#lose(end, new ClosedError("The client", { retryable: true }));
   }
 
   /** Number of requests without a response, over all attachments that are open. */
   get leftOver(): number {
     return this.ends.reduce((sum, { isOpen, running }) => sum + (isOpen ? running : 0), 0);
-  }
-
-  get link(): Link | null {
-    return this.#end?.link ?? null;
   }
 }
 

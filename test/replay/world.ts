@@ -12,7 +12,7 @@ import type { BusRequest } from "../../src/bus/call.ts";
 import type { Exchange } from "../../src/bus/exchange.ts";
 import type { WorkerRequest } from "../../src/bus/request.ts";
 import { Call, type Inside, type Run, type Source } from "./books.ts";
-import { Bus } from "./bus.ts";
+import { Bus, type Worker } from "./bus.ts";
 import { callPlain } from "./callers.ts";
 import { callContract } from "./contracts.ts";
 import type { Cells } from "./cells.ts";
@@ -31,6 +31,8 @@ import type { WorkerEnd } from "./worker-end.ts";
 
 /** Most tasks of a world; a world with more does not come to rest. */
 const STEPS = 200_000;
+/** Largest number of clients that share a bus, and of workers that serve them at first. */
+const MOST = 4;
 /** Least number of calls. */
 const CALLS = 52;
 /** Time during which calls begin, in ms. */
@@ -67,6 +69,8 @@ export class World implements Watch {
   readonly isExact: boolean = true;
   readonly theme: Theme;
   readonly buses: BusProcess[] = [];
+  /** The workers of all clients, if the clients share a bus; otherwise `null`, and each client has workers of its own. */
+  shared: Worker[] | null = null;
   readonly calls: Call[] = [];
   readonly sources: Source[] = [];
   /** Generators that began: each must run its `finally`. */
@@ -120,10 +124,11 @@ export class World implements Watch {
     const neverEnds = die.chance("never ends", 0); // only in a list: `replay.test.ts` proves that such a world is ended
     while (neverEnds);
     time.cost = [0, 0.002, 0.05, 0.3][die.below("cost of time", 4)]!;
-    const buses = 1 + (die.chance("second bus", 200) ? 1 : 0);
+    if (this.isExact && !this.isCalm && die.chance("shared bus", 250)) this.shared = [];
+    const buses = 1 + (this.shared ? die.below("clients", MOST) : die.chance("second bus", 200) ? 1 : 0);
     for (let index = 0; index < buses; index++) this.buses.push(this.makeBus(index));
-    for (const bus of this.buses) {
-      const workers = 1 + bus.die.below("workers", 3);
+    for (const bus of this.shared ? this.buses.slice(0, 1) : this.buses) {
+      const workers = 1 + bus.die.below("workers", this.shared ? MOST : 3);
       for (let index = 0; index < workers; index++)
         time.after(bus.die.small("worker starts", 200), () => bus.startWorker());
     }
