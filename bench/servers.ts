@@ -10,6 +10,7 @@ export type ServerName = "redis" | "nats";
 export interface Server {
   /** Address for the client. */
   readonly address: string;
+  readonly pid: number;
   stop(): Promise<void>;
 }
 
@@ -45,21 +46,21 @@ async function waitFor<T>(name: ServerName, workspace: Workspace, look: () => T 
 async function startRedis(program: string, workspace: Workspace): Promise<Server> {
   const socket = join(workspace.path, "redis.sock");
   const memoryOnly = ["--save", "", "--appendonly", "no"];
-  const { stop } = workspace.run("redis-server", [program, "--port", "0", "--unixsocket", socket, ...memoryOnly]);
+  const { pid, stop } = workspace.run("redis-server", [program, "--port", "0", "--unixsocket", socket, ...memoryOnly]);
   await waitFor("redis", workspace, () => (existsSync(socket) ? true : null));
-  return { address: `redis+unix://${socket}`, stop };
+  return { address: `redis+unix://${socket}`, pid, stop };
 }
 
 /** Starts NATS on TCP, because it has no unix sockets. It chooses a port and writes it to a file. */
 async function startNats(program: string, workspace: Workspace): Promise<Server> {
   const options = ["--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", workspace.path];
-  const { stop } = workspace.run("nats-server", [program, ...options]);
+  const { pid, stop } = workspace.run("nats-server", [program, ...options]);
   const address = await waitFor("nats", workspace, () => {
     const file = readdirSync(workspace.path).find((entry) => entry.endsWith(".ports"));
     const text = file === undefined ? "" : readFileSync(join(workspace.path, file), "utf8");
     return /nats:\/\/[\d.:]+/.exec(text)?.[0] ?? null;
   });
-  return { address, stop };
+  return { address, pid, stop };
 }
 
 /** Starts a server that is installed, see {@link missing}. */

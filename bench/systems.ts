@@ -121,7 +121,7 @@ export class Workspace implements Disposable {
   }
 
   /** Starts another program, without input and output. */
-  run(name: string, command: string[]): { stop(): Promise<void> } {
+  run(name: string, command: string[]): { pid: number; stop(): Promise<void> } {
     const child = Bun.spawn(command, {
       cwd: this.path,
       stdio: ["ignore", "ignore", "ignore"],
@@ -130,7 +130,7 @@ export class Workspace implements Disposable {
       },
     });
     this.#children.add(child);
-    return { stop: () => this.#stop(child) };
+    return { pid: child.pid, stop: () => this.#stop(child) };
   }
 
   async #stop(child: Subprocess, signal?: NodeJS.Signals): Promise<void> {
@@ -222,9 +222,8 @@ async function startIpc(workspace: Workspace): Promise<Contestant> {
   };
 }
 
-async function startUnixSocket(workspace: Workspace): Promise<Contestant> {
-  const path = join(workspace.path, "raw.sock");
-  const { introduction, stop } = await workspace.start("unix-socket", path);
+/** Connects to a peer of the role `unix-socket`. */
+export async function connectSocket(path: string): Promise<{ call: Call; end(): void }> {
   const calls = new Calls();
   const reader = new FrameReader((id, body) => calls.answer({ id, body }));
   const socket = await Bun.connect({
@@ -232,12 +231,19 @@ async function startUnixSocket(workspace: Workspace): Promise<Contestant> {
     socket: { data: (_, bytes) => reader.push(bytes), drain: () => writer.flush() },
   });
   const writer = new FrameWriter(socket);
+  return { call: (body) => calls.open((id) => writer.write(id, body)), end: () => void socket.end() };
+}
+
+async function startUnixSocket(workspace: Workspace): Promise<Contestant> {
+  const path = join(workspace.path, "raw.sock");
+  const { introduction, stop } = await workspace.start("unix-socket", path);
+  const { call, end } = await connectSocket(path);
   return {
     name: "unix-socket",
     answerer: introduction,
-    call: (body) => calls.open((id) => writer.write(id, body)),
+    call,
     stop: async () => {
-      socket.end();
+      end();
       await stop();
     },
   };

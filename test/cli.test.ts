@@ -10,6 +10,8 @@ import type { BusyRow } from "../bench/busy/rows.ts";
 import type { ContestRow } from "../bench/contest/suite.ts";
 import type { PublishRow } from "../bench/events/publish.ts";
 import type { FlowRow } from "../bench/events/suite.ts";
+import { type Late, wasClaimed } from "../bench/many/late.ts";
+import type { BlockedRow, ManyRow } from "../bench/many/suite.ts";
 import type { Bar } from "../bench/report.ts";
 import { type Order, type Params, run } from "../bench/stdio/loop.ts";
 import type { StdioRow, TripRow } from "../bench/stdio/suite.ts";
@@ -75,6 +77,8 @@ test("invalid usage is one line on stderr and exit code 2", () => {
     ["bench", "busy", "--situations", "quiet,party"],
     ["bench", "busy", "--against", "fetch-tcp"],
     ["bench", "busy", "--slots", "257"],
+    ["bench", "many", "over"],
+    ["bench", "many", "--against", "fetch-unix"],
     ["bench", "constructor"],
   ]) {
     const { code, out, err } = slotbus(...args);
@@ -318,6 +322,53 @@ test("bench busy: its loops run until it is over, and one processor is one", asy
   const command = one.inside([process.execPath, "-p", "os.availableParallelism()"]);
   expect(Bun.spawnSync(command).stdout.toString().trim()).toBe("1");
 }, 20_000);
+
+test("bench many --json: four clients share four workers in every system that can, and a worker blocks in its rounds only", () => {
+  const { rows, bars, notes } = suite<ManyRow | BlockedRow>({ PATH: "/nonexistent" }, "many");
+  const compared = rows.filter((row): row is ManyRow => row.case !== "blocked");
+  const [best] = compared
+    .filter((row) => row.case === "many" && row.system !== "slotbus")
+    .toSorted((a, b) => a.ratio - b.ratio);
+  expect(compared.map((row) => `${row.case} ${row.system} ${row.clients} x ${row.workers}`)).toEqual([
+    "pair-many shared 1 x 1",
+    "pair-many owned 1 x 1",
+    "pair-one shared 1 x 1",
+    "pair-one owned 1 x 1",
+    "many slotbus 4 x 4",
+    "many unix-socket 4 x 4",
+    "many bun-ipc 1 x 4",
+    "offered slotbus 4 x 4",
+    `offered ${best!.system} ${best!.clients} x 4`,
+  ]);
+  for (const row of compared) {
+    for (const value of [row.p50_us, row.requests_per_second, row.cpu_us!, row.ratio]) expect(value).toBeGreaterThan(0);
+    expect(row.worst_us).toBeGreaterThanOrEqual(row.p99_us);
+  }
+  const [blocking, free] = rows.filter((row): row is BlockedRow => row.case === "blocked");
+  expect(blocking!.blocks).toBeGreaterThanOrEqual(3);
+  // At least the request that blocked the worker; all four clients were served.
+  expect(blocking!.claimed).toBeGreaterThanOrEqual(blocking!.blocks);
+  expect([blocking!.requests, free!.requests]).toEqual([30_000, 30_000]);
+  expect([free!.blocks, free!.claimed]).toEqual([0, 0]);
+  expect([blocking!.beyond_1_ms.length, free!.beyond_1_ms.length]).toEqual([3, 3]);
+  expect(bars.length).toBe(6);
+  expect(notes).toEqual(["nats is skipped: nats-server is not installed (Debian package nats-server)."]);
+}, 120_000);
+
+test("bench many excuses a late request only if the blocked worker had claimed it before the block or in it", () => {
+  const late = (worker: number, claimedAt: number, answeredAt: number): Late => ({
+    ms: 100,
+    worker,
+    claimedAt,
+    answeredAt,
+  });
+  const blocks = [500, 1_000];
+  expect(wasClaimed(late(0, 1_000, 1_100), blocks)).toBe(true); // the request that blocked it
+  expect(wasClaimed(late(0, 999, 1_101), blocks)).toBe(true); // its response was not delivered before the block
+  expect(wasClaimed(late(0, 1_100, 1_101), blocks)).toBe(false); // it waited unclaimed until the block was over
+  expect(wasClaimed(late(0, 990, 999), blocks)).toBe(false);
+  expect(wasClaimed(late(1, 999, 1_101), blocks)).toBe(false); // another worker was slow
+});
 
 test("a wrong answer ends a round of bench stdio with an error, in every host", async () => {
   const order: Order = { bytes: 64, inFlight: 2, leadInMs: 0, ms: 10, minimum: 1 };

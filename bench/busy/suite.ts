@@ -1,12 +1,13 @@
 /** `slotbus bench busy`: requests of 64 B on a machine that is busy or small; slotbus and other ways, in alternating rounds. */
 
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { CommandError, newCommand, UsageError } from "../../src/cli/usage.ts";
 import { C } from "../../src/native/abi.ts";
 import type { Panel } from "../chart.ts";
-import { alternate, round } from "../measure.ts";
+import { type Cell, type Order, type Outcome, startCell, together } from "../cells.ts";
+import { watchStolen } from "../cpu.ts";
+import { alternate } from "../measure.ts";
 import {
   type Bar,
   bar,
@@ -30,9 +31,8 @@ import {
   type Say,
   withCommonFlags,
 } from "../suite.ts";
-import { type Peer, SYSTEMS as ALL, type SystemName, type Workspace } from "../systems.ts";
-import type { Answer, Order, Outcome } from "./cell.ts";
-import { type BusyRow, type Case, CASES, firstOf, rowsOf, together } from "./rows.ts";
+import { type PeerOptions, SYSTEMS as ALL, type SystemName, type Workspace } from "../systems.ts";
+import { type BusyRow, type Case, CASES, firstOf, rowsOf } from "./rows.ts";
 import { setUp, type Situation, SITUATIONS, type SituationName } from "./situations.ts";
 
 /** Names in the JSON: as in the suite `bus`, without `fetch-tcp`. */
@@ -108,32 +108,6 @@ interface Result {
 }
 
 // ---- the run ------------------------------------------------------------------------------------------------------------
-
-/** A client process with the other process or thread of its system. */
-interface Cell {
-  measure(order: Order): Promise<Outcome>;
-  stop(): Promise<void>;
-}
-
-async function startCell(contestant: string, situation: Situation, workspace: Workspace): Promise<Cell> {
-  let settle: ((answer: Answer) => void) | null = null;
-  const peer: Peer = await workspace.start("cell", contestant, {
-    program: Bun.resolveSync("./cell", import.meta.dir),
-    inside: (command) => situation.inside(command),
-    onMessage: (message) => settle?.(message as Answer),
-  });
-  return {
-    measure: async (order) => {
-      const { promise, resolve } = Promise.withResolvers<Answer>();
-      settle = resolve;
-      peer.send(order);
-      const answer = await promise;
-      if ("error" in answer) throw new CommandError(answer.error);
-      return answer.outcome;
-    },
-    stop: () => peer.stop(),
-  };
-}
 
 class Run {
   readonly rows: BusyRow[] = [];
@@ -220,7 +194,11 @@ class Run {
     const { pairs } = this.#situation;
     const { slots } = this.#plan;
     const contestant = system === "slotbus" && slots !== null ? `${system} ${slots}` : system;
-    return Promise.all(Array.from({ length: pairs }, () => startCell(contestant, this.#situation, this.#workspace)));
+    const options: PeerOptions = {
+      program: Bun.resolveSync("./cell", import.meta.dir),
+      inside: (command) => this.#situation.inside(command),
+    };
+    return Promise.all(Array.from({ length: pairs }, () => startCell(this.#workspace, "cell", contestant, options)));
   }
 
   async #together(system: SystemName, cells: readonly Cell[], order: Order): Promise<Outcome> {
@@ -229,18 +207,11 @@ class Run {
   }
 }
 
-/** Ticks of all processors and those that the hypervisor took; `null` outside Linux. */
-function ticks(): { all: number; stolen: number } | null {
-  if (process.platform !== "linux") return null;
-  const [, ...counts] = readFileSync("/proc/stat", "latin1").split("\n", 1)[0]!.split(/\s+/).map(Number);
-  return { all: counts.slice(0, 8).reduce((sum, count) => sum + count, 0), stolen: counts[7]! };
-}
-
 function runAll(plan: Plan, say: Say): Promise<Result> {
   return inWorkspace(async (workspace) => {
     const load = compile(join(import.meta.dir, "load.c"), workspace);
     if (load === null) throw new CommandError("This suite needs a C compiler. Install one, for example gcc.");
-    const before = ticks();
+    const stolen = watchStolen();
     const rows: BusyRow[] = [];
     const notes: string[] = [];
     for (const name of plan.situations) {
@@ -255,10 +226,7 @@ function runAll(plan: Plan, say: Say): Promise<Result> {
         notes.push(`"${SITUATIONS[name].title}" is skipped: ${(error as Error).message}.`);
       }
     }
-    const after = ticks();
-    const stolen =
-      before && after ? round((100 * (after.stolen - before.stolen)) / Math.max(1, after.all - before.all)) : null;
-    return { machine: describeMachine(plan), rows, bars: judge(rows), stolen_percent: stolen, notes };
+    return { machine: describeMachine(plan), rows, bars: judge(rows), stolen_percent: stolen(), notes };
   });
 }
 

@@ -44,6 +44,7 @@ const ALONE: readonly Expected[] = [
   ["bench events --short", 0, /^slotbus/m],
   ["bench contest --short", 0, /^slotbus/m],
   ["bench busy --short", 0, /^1 busy loop, one at a time$/m],
+  ["bench many --short", 0, /^4 clients, 4 workers, 32 in flight of each client$/m],
 ];
 
 const BESIDE_A_SHOP: readonly Expected[] = [
