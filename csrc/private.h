@@ -168,6 +168,12 @@ struct bells {
 	uint64_t from_ns; /* no bell is held before this time */
 };
 
+/* Bells and messages of one second that found no work: see SB_BELLS_PER_SECOND. */
+struct flood {
+	uint64_t since_ns;
+	uint32_t bells, work;
+};
+
 struct link {
 	struct geometry map;
 	int fd;
@@ -187,8 +193,7 @@ struct link {
 	struct flow flow[SB_SLOTS_MAX];
 	uint64_t taken[4];            /* hints taken and not served yet */
 	bool bell_due;
-	uint64_t bells_since_ns;
-	uint32_t bells, bells_work;
+	struct flood flood;
 	uint64_t turns; /* of the worker's event loop, at the last check */
 	uint64_t steps; /* claims and responses of the worker, at the last check */
 	uint64_t stuck_since_ns;
@@ -236,6 +241,7 @@ struct sb_worker {
 	bool full;
 	struct mover mover;
 	struct bells bells;
+	struct flood flood;
 	uint64_t turns; /* of the worker's event loop; 0: no event loop */
 	uint64_t pending[4]; /* hints taken and not claimed yet */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */

@@ -16,6 +16,7 @@ enum {
 	STEP_MS = 20,       /* longest pause between two steps of a handshake */
 	RETRY_MS = 1000,    /* longest pause between two handshakes with a busy client */
 	LOOK_MS = 1000,     /* between two looks, without a door */
+	FAULT_MS = 10000,   /* longest pause after a client broke the protocol */
 	SPIN_NS = 50000,
 	SEATS = SB_CLIENTS_MAX + 1,
 };
@@ -28,6 +29,7 @@ struct seat {
 	struct sb_worker *worker; /* NULL: not attached, and no handshake runs */
 	int32_t session;          /* below 0: not attached */
 	uint32_t step_ms, retry_ms;
+	uint32_t fault_ms; /* last pause after a client broke the protocol */
 	uint64_t since_ns, due_ns; /* begin of the handshake; next step or handshake, or NEVER */
 };
 
@@ -255,6 +257,11 @@ static int32_t end_session(struct sb_service *service, uint32_t index, int32_t e
 	service->of[index] = NULL;
 	seat->worker = NULL;
 	seat->session = -1;
+	if (error != -SB_ECLOSED) {
+		seat->fault_ms = seat->fault_ms == 0 ? 10 : 2 * seat->fault_ms;
+		if (seat->fault_ms > FAULT_MS) seat->fault_ms = FAULT_MS;
+		seat->due_ns = os_now_ns() + seat->fault_ms * NS_PER_MS;
+	}
 	service->attached--;
 	service->ended = error;
 	if (worker->running > 0) {
@@ -276,7 +283,9 @@ static int32_t handle(struct sb_service *service, int32_t found, struct sb_call 
 	switch (found & ((1 << SB_SESSION_SHIFT) - 1)) {
 	case SB_SESSION_TAKEN:
 		got = call_open(service->of[index]->worker, call);
-		return got < 0 ? end_session(service, index, got) : got;
+		if (got >= 0) return got;
+		service->of[index]->worker->running--; /* nobody gets this call */
+		return end_session(service, index, got);
 	case SB_SESSION_ENDED:
 		got = os_socket_hung_up(service->of[index]->worker->fd) ? -SB_ECLOSED : -SB_ECORRUPT;
 		return end_session(service, index, got);

@@ -184,7 +184,7 @@ static int32_t accept_response(struct sb_client *client, uint32_t index, uint32_
 	link->round_trip_ns[slot] = elapsed;
 	link->changed_ns[slot] = now;
 	link->shadow[slot] = done ? DELIVERED : IN_STREAM;
-	link->bells_work++;
+	link->flood.work++;
 	record_round_trip(client, elapsed);
 	count(client, SB_C_RESPONDED);
 	return 1;
@@ -199,7 +199,7 @@ static int32_t stream_event(struct sb_client *client, uint32_t index, uint32_t s
 	bool moved = flow_moved(&link->flow[slot], &link->map.region->slot[slot].worker);
 	if (!moved && !done) return 0;
 	if (done) link->shadow[slot] = DELIVERED;
-	link->bells_work++;
+	link->flood.work++;
 	describe(client, index, slot, SB_EV_STREAM, event);
 	event->body_bytes = done ? 1 : 0;
 	return 1;
@@ -234,7 +234,7 @@ static int32_t slot_event(struct sb_client *client, uint32_t index, uint32_t slo
 			                         load_relaxed(&late->body_bytes)));
 			ASSERT(link->quarantined > 0);
 			link->quarantined--;
-			link->bells_work++;
+			link->flood.work++;
 			put_back(link, slot);
 			describe(client, index, slot, SB_EV_FREED, event);
 			return 1;

@@ -51,6 +51,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 			return 0;
 		worker->request.slot = slot;
 		worker->request.token = (uint32_t)worker->generation[slot];
+		worker->flood.work++;
 		return 2;
 	}
 	if (flow->open) flow_reset(flow, &at->worker, false); /* before the client may read it */
@@ -60,6 +61,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	if (!swap_word(&worker->map, slot, word, word_of(generation, SB_CLAIMED))) return 0;
 	worker->generation[slot] = worker->claimed[slot] = generation;
 	worker->running++;
+	worker->flood.work++;
 	worker->request = (struct sb_request){
 		.slot = slot,
 		.token = (uint32_t)generation,
@@ -74,8 +76,11 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	flow->open = (r->method & SB_STREAMS) != 0;
 	flow->told = true;
 	if (flow->open) worker_tells(worker, slot); /* the client starts sending now */
-	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
+	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes)) {
+		worker->generation[slot] = 0; /* nobody gets this request */
+		worker->running--;
 		return -SB_ECORRUPT;
+	}
 	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
 		store_relaxed(&at->response.claimed_ns, os_now_ns());
 	add_relaxed(&worker->map.region->counters.claimed, 1);

@@ -725,6 +725,9 @@ SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, ui
 /* Says that an event loop polls and parks from now on. The library counts the loop's turns, so that
  * the client detects a hanging worker. A worker that blocks in its handlers must not call this. */
 SB_API void sb_worker_loops(struct sb_worker *worker);
+/* Counts bells and messages read from the socket. Fails with -SB_EPROTO when more than
+ * SB_BELLS_PER_SECOND found no work: then leave the client. */
+SB_API int32_t sb_worker_bell(struct sb_worker *worker, uint32_t bells);
 /* ---- the sessions of a worker (sessions.c) --------------------------------------------------
  * A worker of a shared bus has a session with each client. It polls, parks and waits over all of
  * them with these functions. */

@@ -208,18 +208,24 @@ int32_t sb_link_advanced(struct sb_client *client, uint32_t index)
 	return advanced ? 1 : 0;
 }
 
+/* Counts bells of the peer. The work that this side found in the same second pays for one each. */
+static int32_t flood_counts(struct flood *flood, uint32_t bells)
+{
+	uint64_t now = os_now_ns();
+	if (now - flood->since_ns > 1000000000u) *flood = (struct flood){ .since_ns = now };
+	flood->bells += bells;
+	return flood->bells > flood->work + SB_BELLS_PER_SECOND ? -SB_EPROTO : 0;
+}
+
 int32_t sb_link_bell(struct sb_client *client, uint32_t index, uint32_t bells)
 {
 	struct link *link = link_at(client, index);
-	if (link == NULL) return -SB_ECLOSED;
-	uint64_t now = os_now_ns();
-	if (now - link->bells_since_ns > 1000000000u) {
-		link->bells_since_ns = now;
-		link->bells = 0;
-		link->bells_work = 0;
-	}
-	link->bells += bells;
-	return link->bells > link->bells_work + SB_BELLS_PER_SECOND ? -SB_EPROTO : 0;
+	return link == NULL ? -SB_ECLOSED : flood_counts(&link->flood, bells);
+}
+
+int32_t sb_worker_bell(struct sb_worker *worker, uint32_t bells)
+{
+	return flood_counts(&worker->flood, bells);
 }
 
 /* Sleeps until this slot's word may have changed; the caller checks it again.
@@ -336,14 +342,17 @@ int32_t sb_worker_spread(struct sb_worker *worker)
 }
 
 /* Reads all that the socket holds. Cancel messages are ignored, because sb_slot_aborted reads the
- * status word itself. */
+ * status word itself. A client that floods the socket ends this loop: see flood_counts. Bytes count
+ * like the cancel messages that they may be. */
 int32_t worker_drains(struct sb_worker *worker)
 {
+	static const uint32_t CANCEL_BYTES = 2 + sizeof(struct sb_cancel);
 	uint8_t bytes[4 * SB_MESSAGE_MAX];
 	for (;;) {
 		int64_t got = os_socket_receive(worker->fd, bytes, sizeof bytes, NULL);
 		if (got == -SB_EAGAIN) return 0;
 		if (got <= 0) return -SB_ECLOSED;
+		if (flood_counts(&worker->flood, 1 + (uint32_t)got / CANCEL_BYTES) != 0) return -SB_EPROTO;
 	}
 }
 

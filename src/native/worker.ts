@@ -103,6 +103,11 @@ export class WorkerHandle {
     native.sb_worker_loops(this.pointer);
   }
 
+  /** Counts bells and messages received on the socket. `false`: too many of them found no work. */
+  countBells(bells: number): boolean {
+    return native.sb_worker_bell(this.pointer, bells) === 0;
+  }
+
   /** Decodes the request that the sessions claimed, into {@link taken}; after "moved", only its slot is set. */
   read(): TakenRequest {
     const { taken } = this;

@@ -238,6 +238,35 @@ TEST("a client that breaks the protocol is left, and ECORRUPT says so")
 	scene_close(&scene);
 }
 
+TEST("a client that breaks the protocol in each session gets sessions ever more rarely")
+{
+	struct scene scene = scene_open("bus@0.sock", 2);
+	struct sb_call call;
+	struct host liar;
+	CHECK_EQ(sb_service_receive(scene.service, &call, 0), 0);
+	host_listen(&liar, scene.dir, "bus@1.sock");
+	CHECK_EQ(sb_door_knock(scene.dir, "bus", 1), 1);
+	uint64_t start_ns = 0;
+	for (int life = 0; life < 5; life++) {
+		host_admit(&liar);
+		AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && liar.client->links[0] != NULL &&
+		      liar.client->links[0]->started);
+		pthread_join(liar.thread, NULL);
+		if (life == 0) start_ns = os_now_ns();
+		uint32_t slot = ask(&liar);
+		store_relaxed(&liar.client->links[0]->map.region->slot[slot].request.head_bytes, UINT32_MAX);
+		AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && os_socket_hung_up(liar.fd));
+		if (life < 4) close(liar.fd);
+		sb_link_drop(liar.client, liar.link, SB_DROP_DETACHED | SB_DROP_CLOSED);
+	}
+	CHECK(os_now_ns() - start_ns >= (10 + 20 + 40 + 80) * 1000000u);
+	ask(&scene.host);
+	receive(scene.service, &call); /* the other client goes on */
+	host_die(&liar);
+	host_close(&liar);
+	scene_close(&scene);
+}
+
 TEST("a worker of two clients answers each, and its concurrency counts the calls of both")
 {
 	struct scene scene = scene_open("bus@0.sock", 2);

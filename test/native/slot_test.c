@@ -1051,11 +1051,24 @@ TEST("ten thousand bells a second without work are too many, and each answer pay
 	struct pair pair = pair_open(1, 1);
 	CHECK_EQ(sb_link_bell(pair.client, pair.index, SB_BELLS_PER_SECOND), 0);
 	CHECK_EQ(sb_link_bell(pair.client, pair.index, 1), -SB_EPROTO);
-	pair.link->bells_since_ns = os_now_ns() - 1100 * NS_PER_MS; /* a new second */
+	pair.link->flood.since_ns = os_now_ns() - 1100 * NS_PER_MS; /* a new second */
 	CHECK_EQ(sb_link_bell(pair.client, pair.index, SB_BELLS_PER_SECOND), 0);
 	answer_all(&pair, 1);
 	receive_response(&pair, 0);
 	CHECK_EQ(sb_link_bell(pair.client, pair.index, 1), 0);
 	CHECK_EQ(sb_link_bell(pair.client, pair.index, 1), -SB_EPROTO);
+	pair_close(&pair);
+}
+
+TEST("a worker counts a client's bells too, and each claim pays for one")
+{
+	struct pair pair = pair_open(1, 1);
+	CHECK_EQ(sb_worker_bell(pair.worker, SB_BELLS_PER_SECOND), 0);
+	send_request(&pair, 0);
+	take_request(&pair);
+	CHECK_EQ(sb_worker_bell(pair.worker, 1), 0);
+	CHECK_EQ(sb_worker_bell(pair.worker, 1), -SB_EPROTO);
+	pair.worker->flood.since_ns = os_now_ns() - 1100 * NS_PER_MS; /* a new second */
+	CHECK_EQ(sb_worker_bell(pair.worker, SB_BELLS_PER_SECOND), 0);
 	pair_close(&pair);
 }

@@ -1,5 +1,7 @@
 /** Finds the clients of a bus and attaches to them: to the client that owns it, or to each of those that share it. */
 
+import { statSync } from "node:fs";
+import { join } from "node:path";
 import { backoff, type Backoff } from "../../backoff.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
 import type { Clock, Timer } from "../../clock.ts";
@@ -10,11 +12,25 @@ import { WorkerHandle } from "../../native/worker.ts";
 
 /** Pauses between attempts to attach to a client that is busy, in ms. */
 const ATTEMPTS: Backoff = { initial: 10, max: 1_000 };
+/** Pauses before it attaches again to a client whose session has ended, in ms. They grow until a session lasts for `max`. */
+const RETURNS: Backoff = { initial: 10, max: 10_000 };
 /** Pause between two looks of a worker without a door, in ms. */
 const LOOK_MS = 1_000;
 
 /** Time of the next step while a step runs. */
 const RUNNING = Infinity;
+
+/** What an attacher knows about the client at an address. */
+interface Session {
+  /** Identity of the client's socket file. */
+  readonly socket: string;
+  /** `clock.now()` when the attempt to attach began. */
+  readonly since: number;
+  /** Number of sessions that ended too early, one after another. */
+  readonly short: number;
+  /** `clock.now()` until which the worker does not attach to this socket; 0 while the session lasts. */
+  until: number;
+}
 
 /** Reports of an attacher. */
 export interface AttacherEvents {
@@ -34,6 +50,8 @@ export class Attacher {
   readonly #events: AttacherEvents;
   /** Addresses of clients with a session or a handshake. */
   readonly #known = new Set<string>();
+  /** The last session with the client at each address: see {@link Session}. */
+  readonly #sessions = new Map<string, Session>();
   /** Attempts to attach, by address. `due`: when the next step is due, in ms of the clock. */
   readonly #attempts = new Map<string, { steps: Generator<number, void>; due: number }>();
   /** Makes the next steps, unless the thread is blocked. */
@@ -109,9 +127,39 @@ export class Attacher {
     this.#timer = next < Infinity ? this.#clock.after(next, this.#run) : null;
   };
 
-  /** The session with the client at `address` has ended. */
+  /**
+   * The session with the client at `address` has ended. Attaches to that client again after a pause, so that a client that breaks
+   * the protocol, or closes each session, keeps no worker busy. A new client at this address has another socket, and no pause.
+   */
   left(address: string): void {
     this.#known.delete(address);
+    const session = this.#sessions.get(address);
+    if (!session || this.#isOver) return;
+    const now = this.#clock.now();
+    const short = now - session.since < RETURNS.max ? session.short : 0;
+    const initial = this.#options.reconnect?.initial ?? RETURNS.initial;
+    const pause = backoff(short, { initial, max: Math.max(initial, RETURNS.max) }, this.#clock.random);
+    this.#sessions.set(address, { ...session, short: short + 1, until: now + pause });
+    if (!isShared(address)) return; // the worker looks again and again
+    this.#attempts.set(address, { steps: this.#return(address), due: now + pause });
+    this.#run();
+  }
+
+  /** Whether the client at `address` is the one whose session has ended a moment ago. */
+  #rests(address: string): boolean {
+    const session = this.#sessions.get(address);
+    if (!session || this.#clock.now() >= session.until) return false;
+    return session.socket === this.#socketOf(address);
+  }
+
+  /** Returns an identity of the socket file at `address`, which differs between two clients that listen there. */
+  #socketOf(address: string): string {
+    try {
+      const { ino, ctimeMs } = statSync(join(this.#options.directory, `${address}.sock`));
+      return `${ino} ${ctimeMs}`;
+    } catch {
+      return ""; // there is none
+    }
   }
 
   close(): void {
@@ -132,7 +180,7 @@ export class Attacher {
     try {
       const dir = openDirectory(directory, { shared });
       if (dir !== null) {
-        found = addressesOf(dir, name).filter((address) => !this.#known.has(address));
+        found = addressesOf(dir, name).filter((address) => !this.#known.has(address) && !this.#rests(address));
         closeDirectory(dir);
       }
     } catch (error) {
@@ -148,6 +196,8 @@ export class Attacher {
    */
   *#attach(address: string, done: (error: SlotbusError | null) => void): Generator<number, void> {
     const at = { ...this.#options, name: address };
+    const { short = 0 } = this.#sessions.get(address) ?? {};
+    this.#sessions.set(address, { socket: this.#socketOf(address), since: this.#clock.now(), short, until: 0 });
     for (let attempt = 0; ; attempt++) {
       const result = yield* WorkerHandle.attach(at, at.concurrency, this.#clock, () => this.#isOver);
       if (this.#settle(address, result)) return done(null);
@@ -160,6 +210,11 @@ export class Attacher {
       }
       yield backoff(attempt, ATTEMPTS, this.#clock.random);
     }
+  }
+
+  *#return(address: string): Generator<number, void> {
+    this.#known.add(address);
+    yield* this.#attach(address, () => {});
   }
 
   /** Passes on a new session. Returns `false` if there is none. */

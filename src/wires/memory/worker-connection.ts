@@ -113,13 +113,14 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     return new WorkerRequest(claim, method, serial, timeoutMs, now, head);
   }
 
-  /** Handles a CANCEL message. Returns `false` if its length is wrong. */
-  cancel(body: Uint8Array): boolean {
+  /** Handles a CANCEL message. `stale`: its request is not running. `malformed`: its length is wrong. */
+  cancel(body: Uint8Array): "cancelled" | "stale" | "malformed" {
     const cancel = readCancel(body);
-    if (!cancel) return false;
+    if (!cancel) return "malformed";
     const claim = this.#claims[cancel.slot];
-    if (claim?.token === cancel.token) claim.abort(callerGone());
-    return true;
+    const isRunning = claim?.token === cancel.token && !claim.isAborted;
+    if (isRunning) claim.abort(callerGone());
+    return isRunning ? "cancelled" : "stale";
   }
 
   // ---- calls of claims ------------------------------------------------------------------------------------------------

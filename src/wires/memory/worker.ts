@@ -217,17 +217,30 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
 
   #read(connection: WorkerConnection, bytes: Uint8Array): void {
     if (!connection.isOpen) return;
-    const bells = connection.reader.read(bytes, (type, body) => this.#message(connection, type, body));
-    if (bells > 0) this.#driver.ring();
+    let idle = 0;
+    const bells = connection.reader.read(bytes, (type, body) => {
+      if (!this.#message(connection, type, body)) idle++;
+    });
+    if (!connection.isOpen) return;
+    if (!connection.handle.countBells(bells + idle)) {
+      const what = `sent more than ${C.SB_BELLS_PER_SECOND} bells or messages per second without work`;
+      this.#lost(connection, new SlotbusError("PROTOCOL", `${this.#client} ${what}.`));
+    } else if (bells > 0) this.#driver.ring();
   }
 
-  #message(connection: WorkerConnection, type: number, body: Uint8Array): void {
+  /** Handles a message. Returns whether it cancelled a running request. */
+  #message(connection: WorkerConnection, type: number, body: Uint8Array): boolean {
     if (type === C.SB_MSG_GOODBYE) {
       connection.evictedFor = utf8.decode(body).replace(/\p{Cc}/gu, "?"); // `close` follows
-      return;
+      return false;
     }
-    if (type === C.SB_MSG_CANCEL && connection.cancel(body)) return;
-    this.#lost(connection, new SlotbusError("PROTOCOL", `${this.#client} sent an unexpected message of type ${type}.`));
+    const cancelled = type === C.SB_MSG_CANCEL ? connection.cancel(body) : "malformed";
+    if (cancelled === "malformed")
+      this.#lost(
+        connection,
+        new SlotbusError("PROTOCOL", `${this.#client} sent an unexpected message of type ${type}.`),
+      );
+    return cancelled === "cancelled";
   }
 
   /** Returns the reason why the client closed the socket. */
@@ -257,12 +270,12 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#connections[connection.index] = undefined;
     this.#count--;
     this.#sessions.remove(connection.index);
-    this.#attacher.left(connection.address);
     if (connection.socket) {
       connection.handle.hangup(); // Bun closes the descriptor
       connection.socket.terminate();
     }
     connection.close(reason);
+    this.#attacher.left(connection.address);
   }
 
   async #attachAgain(pauses: Backoff): Promise<void> {
@@ -288,7 +301,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
         this.#blockOnce(handle, pause);
       } else if (!reconnect) {
         return;
-      } else if (pause < Infinity) {
+      } else if (pause <= reconnect.max) {
         blockFor(pause);
       } else {
         blockFor(backoff(attempt++, reconnect, this.#clock.random));

@@ -361,6 +361,27 @@ export const libraryRules: LibraryRule[] = [
     test: "20 000 bells",
   },
   {
+    rule: "a client that floods its worker loses its session",
+    file: "wires/memory/worker.ts",
+    edits: [["if (!connection.handle.countBells(bells + idle)) {", "if (bells + idle < 0) {"]],
+    suite: "many-hostile",
+    test: "20 000 bells",
+  },
+  {
+    rule: "a worker does not attach at once to a client whose session has ended",
+    file: "wires/memory/attacher.ts",
+    edits: [["if (!session || this.#clock.now() >= session.until) return false;", "return false;"]],
+    suite: "many-hostile",
+    test: "a client that breaks the protocol in each session",
+  },
+  {
+    rule: "a new client at the address of an old one gets a session at once",
+    file: "wires/memory/attacher.ts",
+    edits: [["return session.socket === this.#socketOf(address);", "return true;"]],
+    suite: "many-hostile",
+    test: "a client that breaks the protocol in each session",
+  },
+  {
     rule: "a handler answers a claim once",
     file: "bus/claim.ts",
     edits: [
