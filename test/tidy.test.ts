@@ -36,8 +36,7 @@ test("the bus shows every counter of slotbus.h, and no function of it serves tes
   const byNumber = (a: number, b: number): number => a - b;
   expect(tableOf("SB_COUNTERS").map(({ value }) => value)).toEqual(shown.sort(byNumber));
   // What a worker in C calls (test/fixtures/null-worker.c), and a client in C that makes workers stamp their claims.
-  const forC =
-    /^sb_(service_\w+|call_\w+|slot_(claim_delay|round_trip)|name_check)$/;
+  const forC = /^sb_(service_\w+|call_\w+|slot_(claim_delay|round_trip)|name_check)$/;
   const sources = files("src", ".ts").filter((file) => !file.endsWith("abi.ts"));
   const used = sources.map(read).join("\n");
   const functions = [...read("csrc/slotbus.h").matchAll(/SB_API[^;]*?\b(sb_\w+)\(/g)].map(([, name]) => name!);
@@ -98,7 +97,7 @@ const mayImport: Record<string, string[]> = {
   contest: ["fleet", "native"],
   hub: ["bus", "native", "."],
   stdio: ["supervisor"],
-  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "wires", "."],
+  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "supervisor", "wires", "."],
   bench: ["cli", "contest", "events", "fleet", "native", "stdio", "."],
 };
 
