@@ -9,10 +9,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -136,6 +138,30 @@ int32_t sb_door_knock(int32_t dir, const char *name, uint32_t client)
 	sb_fd_close(fd);
 	if (files != NULL) closedir(files);
 	return knocked;
+}
+
+/* ---- reports to the process that started this one ------------------------------------------ */
+
+/* Longest wait for a full socket, in s. */
+enum { NOTIFY_S = 5 };
+
+int32_t sb_notify(const char *address, const char *text)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	struct timeval limit = { .tv_sec = NOTIFY_S };
+	size_t length = strlen(address);
+	if (length == 0 || length >= sizeof to.sun_path) return -SB_ENAME;
+	memcpy(to.sun_path, address, length);
+	if (address[0] == '@') to.sun_path[0] = 0;
+	int fd = os_datagram_open();
+	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
+	socklen_t bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
+	bool sent = fcntl(fd, F_SETFL, 0) == 0 &&
+	            setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0 &&
+	            sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&to, bytes) >= 0;
+	int32_t result = sent ? 0 : fail_with(-SB_ESYS, errno);
+	close(fd);
+	return result;
 }
 
 /* ---- leftovers --------------------------------------------------------------------------- */

@@ -494,6 +494,10 @@ SB_API void sb_door_close(int32_t dir, const char *name, const uint8_t *id, int3
  * not list the directory. */
 SB_API int32_t sb_door_knock(int32_t dir, const char *name, uint32_t client);
 
+/* Sends a text to a datagram socket: a path, or @ and an abstract name. Waits for up to 5 s while
+ * the socket is full. Fails with -SB_ENAME (too long), -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_notify(const char *address, const char *text);
+
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
 
 /* Identifies the peer of a socket: out[0] pid, out[1] uid, out[2] a pidfd, out[3] its open

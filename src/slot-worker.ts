@@ -19,6 +19,8 @@ import type { Implementations } from "./contract/implementations.ts";
 import { ClosedError, InvalidConfigError, type SlotbusError } from "./errors.ts";
 import { isNoAnswer } from "./errors/plain.ts";
 import { keyOf, openAnew } from "./hot.ts";
+import { isRun, reportReady } from "./native/notify.ts";
+import { drainOnSigterm } from "./sigterm.ts";
 import { nameLeaves } from "./wires/memory/leaves.ts";
 import { MemoryWorker } from "./wires/memory/worker.ts";
 
@@ -36,6 +38,8 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   #contracts: Implementations | null = null;
   /** Whether {@link serveSync} is running. */
   #isBlocking = false;
+  /** Ends the drain at SIGTERM of a worker of `slotbus run`. */
+  #undoDrain: (() => void) | null = null;
 
   /**
    * Attaches to the bus. Requests arrive after {@link serve}, {@link implement} or {@link serveSync} is called.
@@ -44,13 +48,14 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
    * {@link InvalidConfigError}, `RESOURCE`.
    */
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
-    const resolved = resolveWorkerOptions(options);
+    const resolved = resolveWorkerOptions(options, isRun);
     const worker = new SlotWorker(resolved);
-    const opening = worker.#receiver.wire.open(resolved.timeout);
-    return openAnew(
-      keyOf("worker", resolved),
-      opening.then(() => worker),
-    );
+    const opening = worker.#receiver.wire.open(resolved.timeout, reportReady).then(() => {
+      // `slotbus run` limits the time with SIGKILL.
+      if (isRun) worker.#undoDrain = drainOnSigterm({ close: () => worker.close({ timeout: Infinity }) });
+      return worker;
+    });
+    return openAnew(keyOf("worker", resolved), opening);
   }
 
   private constructor(resolved: ResolvedWorkerOptions) {
@@ -153,6 +158,7 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
       });
     }
     this.#isBlocking = true;
+    this.#undoDrain?.(); // a blocked event loop would never run it, and SIGTERM would do nothing
     try {
       this.#receiver.serveSync(handler, () => super.closed);
     } finally {
@@ -181,6 +187,7 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
 
   /** Says goodbye and detaches. */
   protected async end(): Promise<void> {
+    this.#undoDrain?.();
     this.#receiver.wire.close(this.#closedError());
   }
 

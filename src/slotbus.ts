@@ -88,7 +88,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
     throw new InvalidConfigError(
       "SlotBus.connect takes no `workers`: they would end with this process, but serve others too.",
       {
-        hint: "Start the workers as processes of their own, or let one process own the bus with SlotBus.create.",
+        hint: "Start the workers with `slotbus run worker.ts --name NAME`, or let one process own the bus with SlotBus.create.",
       },
     );
   }

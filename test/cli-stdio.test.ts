@@ -6,6 +6,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { faultOf } from "../src/cli/stdio/json.ts";
 import type { StdioPoolOptions } from "../src/stdio/options.ts";
+import { Program } from "./program.ts";
 import { fixture, folder, isAlive } from "./stdio-stage.ts";
 import { until } from "./wait.ts";
 
@@ -27,52 +28,8 @@ function slotbus(args: readonly string[], input = "", env: Record<string, string
   return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
 }
 
-/** A program whose output and log are read by line. */
-class Program implements AsyncDisposable {
-  readonly process: Bun.Subprocess<"pipe", "pipe", "pipe">;
-  readonly lines: string[] = [];
-  readonly errors: string[] = [];
-
-  constructor(command: readonly string[], env: Record<string, string> = {}) {
-    const all = { ...process.env, SLOTBUS_STDIO_TOKEN: "", ...env };
-    this.process = Bun.spawn([...command], { env: all, stdio: ["pipe", "pipe", "pipe"] });
-    void this.#read(this.process.stdout, this.lines);
-    void this.#read(this.process.stderr, this.errors);
-  }
-
-  async #read(stream: ReadableStream<Uint8Array>, lines: string[]): Promise<void> {
-    const decoder = new TextDecoder();
-    let rest = "";
-    for await (const chunk of stream) {
-      const [...whole] = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-      rest = whole.pop()!;
-      lines.push(...whole);
-    }
-  }
-
-  async line(prefix: string): Promise<string> {
-    await until(() => this.lines.some((line) => line.startsWith(prefix)), `a line "${prefix}…"`, 20_000);
-    return this.lines.findLast((line) => line.startsWith(prefix))!;
-  }
-
-  /** Its log, parsed; each line is JSON. */
-  get log(): ({ event: string; level: string; pid?: number; message?: string } & Record<string, unknown>)[] {
-    return this.errors.map((line) => JSON.parse(line));
-  }
-
-  async logged(event: string, count = 1): Promise<Program["log"][number]> {
-    await until(() => this.log.filter((one) => one.event === event).length >= count, `${count} × ${event}`, 20_000);
-    return this.log.filter((one) => one.event === event)[count - 1]!;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.process.kill("SIGKILL");
-    await this.process.exited;
-  }
-}
-
 const start = (args: readonly string[], env: Record<string, string> = {}): Program =>
-  new Program([process.execPath, COMMAND, "stdio", ...args], env);
+  new Program([process.execPath, COMMAND, "stdio", ...args], { SLOTBUS_STDIO_TOKEN: "", ...env });
 
 /** A folder with a config that a test can write again, and the path of a socket. */
 function stage(pools: readonly StdioPoolOptions[], more: object = {}) {

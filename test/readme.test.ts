@@ -138,7 +138,8 @@ test("the commands of operations.md for troubleshooting succeed beside a bus tha
   using desk = new Desk();
   const commands = blocksOf("docs/operations.md")
     .filter(({ language }) => language === "sh")
-    .flatMap(commandsOf);
+    .flatMap(commandsOf)
+    .filter((command) => !command.startsWith("slotbus run ")); // it does not end: cli-run.test.ts
   expect(commands.length).toBeGreaterThan(3);
   await whileInUse(desk, async () => {
     for (const command of commands) {

@@ -97,7 +97,7 @@ const mayImport: Record<string, string[]> = {
   contest: ["fleet", "native"],
   hub: ["bus", "native", "."],
   stdio: ["supervisor"],
-  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "wires", "."],
+  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "supervisor", "wires", "."],
   bench: ["cli", "contest", "events", "fleet", "native", "stdio", "."],
 };
 

@@ -181,8 +181,11 @@ export interface WorkerWire {
   /** Number of requests without a response and of responses that still stream. */
   readonly running: number;
   driven(): Driven;
-  /** Attaches; waits up to `waitMs` for the bus. Rejects with the error of the last attempt. */
-  open(waitMs: number): Promise<void>;
+  /**
+   * Attaches; waits up to `waitMs` for the bus. Rejects with the error of the last attempt. Calls `tried` once when it has tried
+   * to attach to each client that is there, unless it rejects then.
+   */
+  open(waitMs: number, tried?: () => void): Promise<void>;
   /** Takes requests from the event loop from now on. */
   listen(): void;
   /** Blocks the thread and passes each request to `handle`, until `isOver` returns `true` or the client has ended for good. */

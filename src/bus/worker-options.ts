@@ -18,11 +18,14 @@ const rows = {
   name: nameRow("bus", "SLOTBUS_NAME"),
   /** Number of requests that the worker runs at once, at most the `slots` of the bus. */
   concurrency: integer(SLOTS_MAX, 1, SLOTS_MAX),
-  /** Longest wait of `open` for the bus, in ms; 0 rejects at once, `Infinity` waits without a limit. */
+  /**
+   * Longest wait of `open` for the bus, in ms; 0 rejects at once, `Infinity` waits without a limit. Default for a worker of
+   * `slotbus run`: `Infinity`.
+   */
   timeout: timeout(5_000, 0),
   /**
    * Pauses between attempts to attach again after the client has ended; each pause is twice as long as the last. `false` does not
-   * attach again. Default for a worker that gets its name from the environment: `false`.
+   * attach again. Default for a worker that a bus started and that gets its name from the environment: `false`.
    */
   reconnect: orFalse(group(reconnectRows)),
   /** Longest time that the event loop spins before the process sleeps, in µs; 0 never spins. */
@@ -71,10 +74,10 @@ export interface ResolvedWorkerOptions extends Omit<Resolved<typeof rows>, "reco
   readonly reconnect: Backoff | null;
 }
 
-/** Fills in defaults. @throws {InvalidConfigError} */
-export function resolveWorkerOptions(given: SlotWorkerOptions): ResolvedWorkerOptions {
-  const options = workerOptions.resolve(given);
-  const isOfBus = given.reconnect === undefined && given.name === undefined;
+/** Fills in defaults. `isRun`: the worker was started by `slotbus run`. @throws {InvalidConfigError} */
+export function resolveWorkerOptions(given: SlotWorkerOptions, isRun = false): ResolvedWorkerOptions {
+  const options = workerOptions.resolve(given, isRun ? { base: { timeout: Infinity } } : {});
+  const isOfBus = !isRun && given.reconnect === undefined && given.name === undefined;
   const reconnect = isOfBus ? null : options.reconnect;
   if (reconnect && reconnect.max < reconnect.initial)
     refuse("reconnect.max", reconnect.max, `at least reconnect.initial, which is ${reconnect.initial} ms`);

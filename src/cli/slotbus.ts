@@ -20,6 +20,11 @@ const COMMANDS: readonly Lazy[] = [
     summary: "measure latency and throughput, next to the alternatives",
     load: () => import("./bench.ts"),
   },
+  {
+    name: "run",
+    summary: "start the workers of a bus that several processes share",
+    load: () => import("./run.ts"),
+  },
   { name: "hub", summary: "serve HTTP in front of workers in other processes", load: () => import("./hub.ts") },
   {
     name: "stdio",

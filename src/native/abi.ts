@@ -302,6 +302,7 @@ export const SYMBOLS = {
   sb_door_open: { args: ["i32", "ptr", "i32", "ptr"], returns: "i32" },
   sb_door_close: { args: ["i32", "ptr", "ptr", "i32"], returns: "void" },
   sb_door_knock: { args: ["i32", "ptr", "u32"], returns: "i32" },
+  sb_notify: { args: ["ptr", "ptr"], returns: "i32" },
   sb_peer_identify: { args: ["i32", "ptr"], returns: "i32" },
   sb_peer_ended: { args: ["i32"], returns: "i32" },
   sb_peer_ending: { args: ["i32"], returns: "i32" },

@@ -38,8 +38,14 @@ export class Door {
     this.#id = id;
   }
 
-  /** Calls `onKnock` from the event loop when a client has come. It does not keep the process alive. */
-  watch(onKnock: () => void): void {
+  /** Path of the socket below `directory`. */
+  pathIn(directory: string): string {
+    const [name, id] = [this.#name, this.#id].map((text) => Buffer.from(text).toString("latin1").replace("\0", ""));
+    return `${directory}/${name}@${id}.door`;
+  }
+
+  /** Calls `onKnock` from the event loop with what arrived. It does not keep the process alive. */
+  watch(onKnock: (bytes: Uint8Array) => void): void {
     this.#isWatched = true;
     const socket = {
       open: (opened: Socket): void => {
@@ -47,7 +53,7 @@ export class Door {
         opened.unref();
         if (this.#isClosed) opened.terminate();
       },
-      data: onKnock,
+      data: (_: Socket, bytes: Uint8Array): void => onKnock(bytes),
       error: (): void => {},
     };
     // Bun takes over a descriptor and closes it, but its types only have addresses.

@@ -81,7 +81,7 @@ export class WorkerPool<Connection extends PooledConnection> {
     // Workers that the bus replaces must not also reload themselves.
     const options = process.env["BUN_OPTIONS"]?.replaceAll(/--(hot|watch)\b/g, "");
     const inherited = workers.watch === null ? {} : { BUN_OPTIONS: options };
-    const own = { SLOTBUS_NAME: name, SLOTBUS_DIR: directory, SLOTBUS_STDIO: undefined };
+    const own = { SLOTBUS_NAME: name, SLOTBUS_DIR: directory, SLOTBUS_STDIO: undefined, SLOTBUS_RUN: undefined };
     const env = { ...inherited, ...workers.pool.env, ...own };
     const transport: Transport<WorkerLink> = {
       stdin: "ignore",

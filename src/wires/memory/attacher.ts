@@ -78,15 +78,20 @@ export class Attacher {
 
   /**
    * Attaches to each client that is there and not attached. Resolves when the first is attached, to `null`; or when the first try
-   * of each has failed, to an error. Busy clients are tried again after that.
+   * of each has failed, to an error. Busy clients are tried again after that. `tried` is called after the first try of the last.
    */
-  look(): Promise<SlotbusError | null> {
+  look(tried?: (error: SlotbusError | null) => void): Promise<SlotbusError | null> {
     const { promise, resolve } = Promise.withResolvers<SlotbusError | null>();
     const found = this.#find();
-    if (!Array.isArray(found)) return Promise.resolve(found);
+    if (!Array.isArray(found)) {
+      tried?.(found);
+      return Promise.resolve(found);
+    }
     let left = found.length;
     const done = (error: SlotbusError | null): void => {
-      if (error === null || --left === 0) resolve(error);
+      left--;
+      if (error === null || left === 0) resolve(error);
+      if (left === 0) tried?.(error);
     };
     for (const address of found) this.#attempts.set(address, { steps: this.#attach(address, done), due: 0 });
     this.#run();

@@ -159,11 +159,14 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     if (this.#count > 0) this.#arrivals.refused(error);
   }
 
-  async open(waitMs: number): Promise<void> {
+  async open(waitMs: number, tried?: () => void): Promise<void> {
     const { name, directory } = this.#options;
     const started = this.#clock.now();
+    const first = (error: SlotbusError | null): void => {
+      if (this.#count > 0 || (error?.retryable && waitMs > 0)) tried?.();
+    };
     for (let attempt = 0; ; attempt++) {
-      const error = await this.#attacher.look();
+      const error = await this.#attacher.look(attempt === 0 ? first : undefined);
       if (this.#count > 0) return;
       const waited = this.#clock.now() - started;
       if (error !== null && (!error.retryable || waited >= waitMs)) {

@@ -231,4 +231,30 @@ export const supervisorRules: LibraryRule[] = [
     suite: "supervisor",
     test: "stays paused when a worker gets ready but does not stay up",
   },
+  {
+    rule: "a worker of `slotbus run` waits for its first client without a limit",
+    file: "bus/worker-options.ts",
+    edits: [["isRun ? { base: { timeout: Infinity } } : {}", "isRun ? { base: { timeout: 1 } } : {}"]],
+    suite: "cli-run",
+    test: "workers start before any client, serve several, and attach again after the last has left",
+  },
+  {
+    rule: "a worker of `slotbus run` attaches again, although its name came from the environment",
+    file: "bus/worker-options.ts",
+    edits: [["!isRun && given.reconnect === undefined", "given.reconnect === undefined"]],
+    suite: "cli-run",
+    test: "workers start before any client, serve several, and attach again after the last has left",
+  },
+  {
+    rule: "a worker of `slotbus run` finishes its requests at SIGTERM",
+    file: "slot-worker.ts",
+    edits: [
+      [
+        "if (isRun) worker.#undoDrain = drainOnSigterm({ close: () => worker.close({ timeout: Infinity }) });",
+        "worker.#undoDrain = null; void drainOnSigterm;",
+      ],
+    ],
+    suite: "cli-run",
+    test: "the workers finish their requests, and the command exits with 0",
+  },
 ];
