@@ -48,6 +48,7 @@ static int32_t bind_door(int dir, const char *name, const uint8_t *id, mode_t mo
 	if (error != 0) return error;
 	if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0)
 		return fail_with(-SB_ESYS, errno);
+	/* step: door.open.named */
 	if (fchmodat(dir, made.text, mode, 0) == 0 && renameat(dir, made.text, dir, file.text) == 0)
 		return 0;
 	error = fail_with(-SB_ESYS, errno);
@@ -130,6 +131,7 @@ int32_t sb_door_knock(int32_t dir, const char *name, uint32_t client)
 	int fd = files == NULL ? -1 : os_datagram_open();
 	while (fd >= 0 && (file = next_file(files, name, &rest)) != NULL) {
 		if (!is_door(rest, ".door") || address_of(dir, file, &address) != 0) continue;
+		/* step: door.knock.send */
 		ssize_t sent = sendto(fd, message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL,
 		                      (struct sockaddr *)&address, sizeof address);
 		if (sent >= 0 || errno == EAGAIN) knocked++; /* full: its worker looks anyway */

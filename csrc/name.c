@@ -47,9 +47,11 @@ static int32_t take_lock(int dir, const char *name, int32_t (*lock)(int), uint32
 	if (sb_name_check(name) != 0) return -SB_ENAME;
 	struct file_name file = with_suffix(name, ".lock");
 	for (int attempt = 0; attempt < 100; attempt++) {
+		/* step: name.take.open */
 		int fd = open_lock(dir, file.text);
 		if (fd < 0) return fd;
 		int32_t error = lock(fd);
+		/* step: name.take.named */
 		if (error == 0 && file_is_named(dir, file.text, fd)) return fd;
 		int32_t state = error == -SB_EEXISTS ? os_file_locked(fd) : SB_NAME_FREE;
 		if (state == SB_NAME_OWNED) *owner_pid = read_pid(fd);
@@ -87,6 +89,7 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 static int32_t take_number(int fd)
 {
 	for (int32_t client = 0; client < SB_CLIENTS_MAX; client++) {
+		/* step: name.number.lock */
 		int32_t error = os_bytes_lock(fd, 1 + (uint64_t)client);
 		if (error != -SB_EBUSY) return error == 0 ? client : error;
 	}
@@ -98,9 +101,13 @@ static int32_t take_number(int fd)
 static void leave(int dir, const char *name, int fd)
 {
 	struct file_name file = with_suffix(name, ".lock");
+	/* step: name.leave.drop */
 	os_bytes_unlock(fd, 0, 0);
+	/* step: name.leave.last */
+	/* step: name.leave.named */
 	if (os_file_lock(fd) == 0 && file_is_named(dir, file.text, fd)) {
 		sweep(dir, name, fd, true);
+		/* step: name.leave.unlink */
 		unlinkat(dir, file.text, 0);
 	}
 	close(fd);
@@ -128,6 +135,7 @@ int32_t sb_name_expose(int32_t dir, const char *name, int32_t client, int32_t sh
 	struct file_name made = client_file(name, client, ".new");
 	struct file_name file = client_file(name, client, ".sock");
 	mode_t mode = shared ? 0666 : 0600;
+	/* step: name.expose.named */
 	if (fchmodat(dir, made.text, mode, 0) == 0 && renameat(dir, made.text, dir, file.text) == 0)
 		return 0;
 	return fail_with(-SB_ESYS, errno);
@@ -135,6 +143,7 @@ int32_t sb_name_expose(int32_t dir, const char *name, int32_t client, int32_t sh
 
 void sb_name_unlock(int32_t dir, const char *name, int32_t client, int32_t lock)
 {
+	/* step: name.unlock.socket */
 	remove_sockets(dir, name, client); /* while it is locked */
 	if (client >= 0) {
 		leave(dir, name, lock);
@@ -180,6 +189,7 @@ int32_t sb_name_sockets(int32_t dir, const char *name, uint32_t *out)
 	struct stat status;
 	out[0] = out[1] = 0;
 	if (sb_name_check(name) != 0) return -SB_ENAME;
+	/* step: name.sockets.look */
 	for (int32_t k = 0; k < SB_CLIENTS_MAX; k++)
 		if (fstatat(dir, client_file(name, k, ".sock").text, &status, AT_SYMLINK_NOFOLLOW) == 0)
 			out[k / 32] |= 1u << k % 32;

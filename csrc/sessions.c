@@ -90,6 +90,7 @@ static int32_t take_any(void *side)
 		worker->full = all->full;
 		int32_t result = take_here(worker);
 		if (result == 0) continue;
+		/* step: sessions.take.next */
 		all->next = index;
 		return in_session(at, result > 0 ? (uint32_t)result : SB_SESSION_ENDED);
 	}
@@ -140,8 +141,10 @@ void sb_sessions_ring(struct sb_sessions *all)
 
 static int32_t park_all(struct sb_sessions *all, bool can_take)
 {
+	/* step: sessions.park.store */
 	for (uint32_t i = 0; i < all->count; i++)
 		if (all->of[i] != NULL) worker_parks(all->of[i], SB_PARK_SOCKET);
+	/* step: sessions.park.look */
 	for (uint32_t i = 0; i < all->count; i++) {
 		if (all->of[i] == NULL || !worker_finds(all->of[i], can_take)) continue;
 		sb_sessions_unpark(all);

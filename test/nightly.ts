@@ -29,6 +29,7 @@ export const parts: { [part: string]: string } = {
   system: "bun test/system/run.ts --all --record", // musl, qemu, sanitizers, Chromium, other versions
   "model-bus": "bun test/model/check.ts long bus",
   "model-stream": "bun test/model/check.ts long stream",
+  "model-clients": "bun test/model/check.ts long clients",
   "model-ring": "bun test/model/check.ts long ring",
   "model-lease": "bun test/model/check.ts long lease",
   mutants: prove("mutants.ts"),

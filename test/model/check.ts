@@ -1,6 +1,6 @@
 /**
- * Checks `bus.pml`, `stream.pml`, `ring.pml` and `lease.pml` with spin: each model holds in every configuration, and fails when
- * one of its rules is removed. Needs Debian's packages spin and gcc. The last line has the number of explored states.
+ * Checks `bus.pml`, `stream.pml`, `clients.pml`, `ring.pml` and `lease.pml` with spin: each model holds in every configuration, and
+ * fails when one of its rules is removed. Needs Debian's packages spin and gcc. The last line has the number of explored states.
  *
  *     bun test/model/check.ts [ci | quick | long] [--sample] [MODEL ...]
  *
@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { figuresLine, sizeAsked } from "../prove/figures.ts";
 import { sample } from "../prove/proved.ts";
 
-type Model = "bus" | "stream" | "ring" | "lease";
+type Model = "bus" | "stream" | "clients" | "ring" | "lease";
 
 /** Limits of what may happen in a search. The models explain each name. */
 const configurations: [model: Model, configuration: string][] = [
@@ -39,6 +39,13 @@ const configurations: [model: Model, configuration: string][] = [
   ["stream", "N=1 UP=1 DOWN=1 KILLS=1"],
   ["stream", "N=1 DOWN=3 RING=2 FAILS=1 KILLS=1"],
   ["stream", "N=1 UP=3 RING=2 CLIENT_KILLS=1"],
+  ["clients", "NAMES=2"],
+  ["clients", "NAMES=1 KILLS=1"],
+  ["clients", "DOORS=2 KILLS=1"],
+  ["clients", "DOORS=1 WORKERS=2"],
+  ["clients", "REGIONS=2"],
+  ["clients", "REGIONS=3 CONCURRENCY=2"],
+  ["clients", "REGIONS=1 SECOND=0 WORKERS=2 MOVES=2"],
   ["ring", "WRITERS=1 EVENTS=3"],
   ["ring", "WRITERS=1 EVENTS=3 LATE=1"],
   ["ring", "WRITERS=1 EVENTS=3 RING=4 PARTS=2"],
@@ -59,6 +66,9 @@ const configurations: [model: Model, configuration: string][] = [
 
 /** Larger configurations, not run by `ci`. */
 const larger: [model: Model, configuration: string][] = [
+  ["clients", "NAMES=2 KILLS=1"],
+  ["clients", "DOORS=2 WORKERS=2"],
+  ["clients", "REGIONS=1 WORKERS=2 MOVES=1"],
   ["ring", "WRITERS=2 EVENTS=2"],
   ["ring", "WRITERS=2 EVENTS=1 SLEEP=1 KILLS=1 READER_KILLS=1"],
   ["ring", "WRITERS=1 EVENTS=2 SLEEP=1 KILLS=1 JOINS=1"],
@@ -116,6 +126,26 @@ const rules: [model: Model, rule: string, configuration: string, failure: string
   ["stream", "CLAIMED_FIRST", "N=1 DOWN=1 GIVEUPS=1", "healthy_is_not_evicted"],
   ["stream", "STREAM_QUARANTINE", "N=2 DOWN=2 GIVEUPS=1", "quarantine_holds"],
   ["stream", "CANCEL", "N=1 DOWN=2 GIVEUPS=1", "invalid end state"],
+  ["clients", "NAMED", "NAMES=1", "lock_is_named"],
+  ["clients", "SHARE_LOCK", "NAMES=1", "lock_is_named"],
+  ["clients", "NUMBER_LOCK", "NAMES=1", "socket_stays"],
+  ["clients", "DROP_FIRST", "NAMES=1", "last_removes_all"],
+  ["clients", "LAST", "NAMES=1", "lock_is_named"],
+  ["clients", "LEAVE_NAMED", "NAMES=1", "lock_is_named"],
+  ["clients", "SWEEP", "NAMES=1 KILLS=1", "last_removes_all"],
+  ["clients", "SOCKET_FIRST", "NAMES=1", "socket_stays"],
+  ["clients", "UNLINK_FIRST", "NAMES=1", "lock_is_named"],
+  ["clients", "DOOR_FIRST", "DOORS=1", "all_meet"],
+  ["clients", "EXPOSE_FIRST", "DOORS=1", "all_meet"],
+  ["clients", "DRAIN_FIRST", "DOORS=1", "all_meet"],
+  ["clients", "END_LOOKS", "DOORS=2", "all_meet"],
+  ["clients", "PARK_EACH", "REGIONS=1", "invalid end state"],
+  ["clients", "LOOK_EACH", "REGIONS=1", "invalid end state"],
+  ["clients", "PARK_THEN_LOOK", "REGIONS=1", "invalid end state"],
+  ["clients", "ROOM_LOOKS", "REGIONS=1", "invalid end state"],
+  ["clients", "NEXT_CLIENT", "REGIONS=3", "claims_in_turn"],
+  ["clients", "CLAIM_SWAP", "REGIONS=1 SECOND=0 WORKERS=2 MOVES=1", "runs_once"],
+  ["clients", "WITHDRAW_SWAP", "REGIONS=1 SECOND=0 WORKERS=2 MOVES=1", "runs_once"],
   ["ring", "LOCK_LIFE", "WRITERS=1 EVENTS=1 SLEEP=1 KILLS=1 JOINS=1", "lock_excludes"],
   ["ring", "PROOF_OF_DEATH", "WRITERS=2 EVENTS=1", "lock_excludes"],
   ["ring", "TAKE_OVER", "WRITERS=2 EVENTS=1 KILLS=1", "invalid end state"],
@@ -228,8 +258,8 @@ const searches: (() => Promise<void>)[] = [
   }),
   ...all.filter(isAsked).map((row) => async () => {
     const [model, configuration] = row;
-    // Optimizing costs more than it saves in a small search: all searches of the fleet, except the larger ones, are small.
-    const isSmall = (model === "ring" || model === "lease") && !larger.includes(row);
+    // Optimizing costs more than it saves in a small search.
+    const isSmall = model !== "bus" && model !== "stream" && !larger.includes(row);
     const outcome = await explore(model, configuration.split(" "), isSmall ? "-O0" : "-O1");
     report(outcome.error === "", `${model}, ${configuration}`, outcome);
   }),
