@@ -696,7 +696,7 @@ test("ls and clean show a shared name once; clean removes what its dead left, an
     const reason = (count: number): string => `${count} ${count === 1 ? "file" : "files"} of dead clients or workers`;
     const planned = await desk.clean(["--dry-run"]);
     expect(planned).toEqual([
-      { kind: "bus", name: "shop", action: "kept", reason: "it is alive" },
+      { kind: "bus", name: "shop", action: "kept", reason: "it is alive, with 1 client" },
       { kind: "bus", name: "gone", action: "would remove", reason: "nobody holds its lock" },
       { kind: "bus", name: "gone", action: "would remove", reason: reason(1) },
       { kind: "bus", name: "shop", action: "would remove", reason: reason(3) },
