@@ -136,6 +136,11 @@ export class SlotBus extends Closing<SlotBusEvents> {
     return this.options.name;
   }
 
+  /** Number of this client on a shared bus, 0 to 63: the tools call it `NAME@K`. `null` for the owner of a bus. */
+  get clientNumber(): number | null {
+    return this.#name.client;
+  }
+
   /** The attached workers. */
   get workers(): WorkerInfo[] {
     return this.#dispatcher.choice.all.map(infoOf);
@@ -225,7 +230,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
 
   /**
    * Returns counters, gauges and the histogram of the round-trip time in the Prometheus text format (version 0.0.4), each with
-   * the label `bus`; after `close`, their final values.
+   * the label `bus` and, for a shared bus, `client`; after `close`, their final values.
    */
   metrics(): string {
     return this.#dispatcher.metrics();
@@ -291,4 +296,7 @@ function makePool(
 }
 
 /** A bus on any wire: without the methods that need shared memory. */
-export interface PortableBus extends Omit<SlotBus, "borrow" | "requestSync" | "diagnostics" | "evict"> {}
+export interface PortableBus extends Omit<
+  SlotBus,
+  "borrow" | "requestSync" | "diagnostics" | "evict" | "clientNumber"
+> {}

@@ -10,6 +10,7 @@ import type { Entry } from "../src/cli/ls.ts";
 import type { Frame } from "../src/cli/top.ts";
 import { Contest } from "../src/contest/index.ts";
 import { Fleet } from "../src/events/index.ts";
+import type { SlotBus } from "../src/index.ts";
 import { Door } from "../src/native/door.ts";
 import { C, cString, native } from "../src/native/library.ts";
 import { NameLock } from "../src/native/name.ts";
@@ -79,6 +80,16 @@ class Desk extends Workspace {
     return { client, worker };
   }
 
+  /** Sends requests one after the other until `stop`. */
+  asking(bus: SlotBus): AsyncDisposable & { stop(): Promise<void> } {
+    let isOver = false;
+    const asked = (async () => {
+      while (!isOver) await bus.request({ path: "/", body: "x" });
+    })();
+    const stopAsking = (): Promise<void> => ((isOver = true), asked);
+    return { stop: stopAsking, [Symbol.asyncDispose]: stopAsking };
+  }
+
   files(): string[] {
     return readdirSync(this.directory).sort();
   }
@@ -91,7 +102,7 @@ test("doctor finds nothing wrong here, measures a round trip to another process,
   const { ok, findings } = await desk.json<{ ok: boolean; findings: Finding[] }>(["doctor"]);
   expect(ok).toBe(true);
   expect(findings.map(({ name }) => name).join()).toBe(
-    "platform,bun,library,launcher,directory,space,memory,descriptors,wake mode,round trip",
+    "platform,bun,library,launcher,directory,buses,space,memory,descriptors,wake mode,round trip",
   );
   expect(findings.at(-1)!.detail).toMatch(/^p50 [\d.]+ (µs|ms), p99 /);
   expect(findings.filter(({ state }) => state === "fault")).toEqual([]);
@@ -117,6 +128,7 @@ test("doctor has one line for each fault with its remedy, and exits with 1", asy
   writeFileSync(file, "");
   expect(await faultsOf(open)).toEqual([
     expect.stringContaining(`has mode 0755; it must have mode 0700. Run \`chmod 0700 ${open}\`, or set SLOTBUS_DIR`),
+    `buses: ${untried}`,
     `round trip: ${untried}`,
   ]);
   const [other] = await faultsOf(file);
@@ -124,10 +136,11 @@ test("doctor has one line for each fault with its remedy, and exits with 1", asy
     `directory: The runtime directory ${file} is a file; it must be a directory of mode 0700. `,
   );
   const away = await faultsOf(join(desk.directory, "none/bus"));
-  expect(away.map((fault) => fault.split(":")[0])).toEqual(["directory", "space", "round trip"]);
+  expect(away.map((fault) => fault.split(":")[0])).toEqual(["directory", "buses", "space", "round trip"]);
   expect(await faultsOf(desk.directory, { SLOTBUS_LIB: join(desk.directory, "none.so") })).toEqual([
     expect.stringMatching(/^library: .*none\.so/),
     `directory: ${untried}`,
+    `buses: ${untried}`,
     `round trip: ${untried}`,
   ]);
   const human = await desk.run(["doctor"], { SLOTBUS_DIR: open });
@@ -664,7 +677,7 @@ test("clean never removes a locked name, as of a client that is still starting, 
   }
 }, 20_000);
 
-test("ls and clean know each client of a shared name; clean removes what its dead left, and nothing of the living", async () => {
+test("ls and clean show a shared name once; clean removes what its dead left, and nothing of the living", async () => {
   await using desk = new Desk();
   const at = (file: string): string => join(desk.directory, file);
   const dir = native.sb_dir_open(cString(desk.directory), 0, 0);
@@ -679,11 +692,11 @@ test("ls and clean know each client of a shared name; clean removes what its dea
   for (const file of owned) writeFileSync(at(file), "");
   const all = desk.files();
   try {
-    expect((await desk.entries()).map(({ name }) => name)).toEqual(["shop@0", "gone"]);
+    expect((await desk.entries()).map(({ name }) => name)).toEqual(["shop", "gone"]);
     const reason = (count: number): string => `${count} ${count === 1 ? "file" : "files"} of dead clients or workers`;
     const planned = await desk.clean(["--dry-run"]);
     expect(planned).toEqual([
-      { kind: "bus", name: "shop@0", action: "kept", reason: "it is alive" },
+      { kind: "bus", name: "shop", action: "kept", reason: "it is alive, with 1 client" },
       { kind: "bus", name: "gone", action: "would remove", reason: "nobody holds its lock" },
       { kind: "bus", name: "gone", action: "would remove", reason: reason(1) },
       { kind: "bus", name: "shop", action: "would remove", reason: reason(3) },
@@ -722,3 +735,116 @@ test("clean keeps what it cannot identify, and says so with exit code 1", async 
   expect(await desk.clean([], 1)).toMatchObject([{ kind: "fleet", name: "odd", action: "kept" }]);
   expect(desk.files()).toEqual(["odd.fleet"]);
 });
+
+// ---- a shared bus ---------------------------------------------------------------------------------------------------
+
+/** As many clients of a shared bus in this process, and two workers. Client K has sent 10 (K + 1) requests. */
+async function shop(desk: Desk, count: number): Promise<SlotBus[]> {
+  const buses: SlotBus[] = [];
+  for (let i = 0; i < count; i++) buses.push(await desk.client());
+  for (let i = 0; i < 2; i++) await desk.worker(({ body }) => body);
+  await Promise.all(buses.map((bus) => bus.ready({ workers: 2 })));
+  for (const [i, bus] of buses.entries())
+    for (let n = 0; n < 10 * (i + 1); n++) await bus.request({ path: "/", body: "x" });
+  return buses;
+}
+
+interface Stats {
+  counters: Record<string, number>;
+  workers: { pid: number }[];
+  round_trip_us: { samples: number };
+  clients: (Stats & { client: number; problem: string | null })[] | null;
+}
+
+test("ls and stats show a shared bus once: its clients, each worker once, and sums", async () => {
+  await using desk = new Desk();
+  await shop(desk, 3);
+  const [bus, ...others] = await desk.entries();
+  expect(others).toEqual([]);
+  expect(bus).toMatchObject({ name: desk.name, state: "alive", members: 2, slots: { used: 0, total: 3 * 2 * 32 } });
+  const each = { state: "alive", pid: process.pid, workers: 2, used: 0, problem: null };
+  expect(bus!.clients).toEqual([0, 1, 2].map((client) => expect.objectContaining({ client, ...each })));
+  expect((await desk.run(["ls"])).out).toMatch(new RegExp(`${desk.name} +bus +alive +${process.pid} +\\d+ +3 +2 `));
+
+  const stats = await desk.json<Stats>(["stats"]);
+  expect(stats.counters).toMatchObject({ responses: 60, workers_joined: 6 });
+  expect([stats.workers.length, stats.round_trip_us.samples]).toEqual([2, 60]);
+  expect(stats.clients!.map(({ client, counters }) => [client, counters["responses"]])).toEqual([
+    [0, 10],
+    [1, 20],
+    [2, 30],
+  ]);
+  const one = await desk.json<Stats>(["stats", `${desk.name}@1`]);
+  expect([one.counters["responses"], one.clients]).toEqual([20, null]);
+  const { out } = await desk.run(["stats", desk.name]);
+  expect(out).toContain(`bus ${desk.name}, 3 clients, `);
+  expect(out).toMatch(new RegExp(`\n@2 +${process.pid} +\\d+ +30 +0 +0 +0 `));
+}, 20_000);
+
+test("stats --prometheus has one family for all clients, with a label that sums can leave out", async () => {
+  await using desk = new Desk();
+  const buses = await shop(desk, 2);
+  const { out } = await desk.run(["stats", desk.name, "--prometheus"]);
+  const families = out.split("\n").filter((line) => line.startsWith("# TYPE"));
+  expect(new Set(families).size).toBe(families.length);
+  for (const [client, responses] of [10, 20].entries()) {
+    const sample = `slotbus_responses_total{bus="${desk.name}",client="${client}"} ${responses}\n`;
+    expect(out).toContain(sample);
+    expect(buses[client]!.metrics()).toContain(sample);
+    expect((await desk.run(["stats", `${desk.name}@${client}`, "--prometheus"])).out).toContain(sample);
+  }
+}, 20_000);
+
+test("top has the sums and a column for each client; those that do not fit are counted", async () => {
+  await using desk = new Desk();
+  const buses = await shop(desk, 12);
+  await using asking = desk.asking(buses[1]!);
+  const [bus] = (await desk.frame(desk.name, "0.3")).buses;
+  const rates = bus!.clients!.map((one) => one.requests_per_second);
+  expect(rates[1]).toBeGreaterThan(0);
+  expect(rates.filter((perSecond) => perSecond > 0)).toEqual([rates[1]!]);
+  expect(bus).toMatchObject({ requests_per_second: rates[1], workers: [{ id: null, pid: process.pid }, {}] });
+  await asking.stop();
+  const screen = await desk.screen(desk.name);
+  expect(screen).toContain(`bus ${desk.name}  12 clients, 2 workers, `);
+  const [columns] = /^ +ALL +@0.*$/m.exec(screen)!;
+  const shown = columns.trim().split(/ +/).length - 1;
+  expect(shown).toBeGreaterThan(3);
+  expect(screen).toContain(`  and ${12 - shown} clients more`);
+  expect(screen).toMatch(/^ {2}REQ\/S +0 +0 /m);
+}, 20_000);
+
+test("ls, stats and top name a stopped client, and show the others", async () => {
+  await using desk = new Desk();
+  desk.leavesKilled = true;
+  const child = desk.child("shared-client.ts", "5");
+  await child.line("open");
+  await shop(desk, 1);
+  await child.line("right 5");
+  await stop(child);
+  const [bus] = await desk.entries();
+  expect(bus).toMatchObject({ state: "alive", problem: null, members: 2, clients: [{ state: "silent" }, { used: 0 }] });
+  expect(bus!.clients![0]!.problem).toBe("the client does not answer");
+  const { code, out, err } = await desk.run(["stats", desk.name]);
+  expect([code, err]).toEqual([0, `slotbus: ${desk.name}@0: the client does not answer.\n`]);
+  expect(out).toMatch(/^responses +10$/m);
+  const top = await desk.run(["top", desk.name, "--once", "--interval", "0.1"]);
+  expect([top.code, top.err]).toEqual([0, ""]);
+  expect(top.out).toContain("  client @0: the client does not answer\n");
+}, 60_000);
+
+test("when no client of a shared bus answers, ls calls it silent, stats and top exit with 4", async () => {
+  await using desk = new Desk();
+  desk.leavesKilled = true;
+  const child = desk.child("shared-client.ts");
+  await child.line("open");
+  await stop(child);
+  expect(await desk.entries()).toMatchObject([
+    { state: "silent", problem: "the client does not answer", members: null },
+  ]);
+  await desk.fails(["stats", desk.name], 4, `No client of bus "${desk.name}" answers`);
+  expect((await desk.frame(desk.name, "0.1", 4)).buses).toMatchObject([{ problem: "the client does not answer" }]);
+  const { findings } = await desk.json<{ findings: Finding[] }>(["doctor"]);
+  expect(findings.find(({ name }) => name === "buses")!.detail).toBe(`1 bus; shared: ${desk.name} with 1 client`);
+  expect((await desk.run(["ls"])).out).toContain(`bus ${desk.name}@0: the client does not answer\n`);
+}, 60_000);

@@ -50,6 +50,21 @@ test("clients in other processes share one worker", async () => {
   for (const client of clients) expect(await client.line("right", 30_000)).toBe("right 500");
 }, 60_000);
 
+test("a client knows its number, and its slots name it; an owner has none", async () => {
+  await using space = new Workspace();
+  const buses = [await space.client(), await space.client()];
+  await space.worker(echo);
+  await Promise.all(buses.map((bus) => bus.ready()));
+  for (const [number, bus] of buses.entries()) {
+    expect(bus.clientNumber).toBe(number);
+    expect(new Set(bus.diagnostics().slots.map(({ client }) => client))).toEqual(new Set([number]));
+  }
+  await Promise.all(buses.map((bus) => bus.close()));
+  const owner = await space.bus();
+  await owner.ready();
+  expect([owner.clientNumber, owner.diagnostics().slots[0]!.client]).toEqual([null, null]);
+});
+
 test("create and connect say that the other way is in use, and what to do", async () => {
   await using space = new Workspace();
   const shared = await space.client();

@@ -48,6 +48,7 @@ export type OfSlotBus = [
   Expect<Equal<typeof SlotBus.connect, (options: B.BusOptions) => Promise<SlotBus>>>,
   Expect<Getters<SlotBus, "options", B.ResolvedSlotBusOptions>>,
   Expect<Getters<SlotBus, "name", string>>,
+  Expect<Getters<SlotBus, "clientNumber", number | null>>,
   Expect<Getters<SlotBus, "closed", boolean>>,
   Expect<Getters<SlotBus, "workers", B.WorkerInfo[]>>,
   Expect<Getters<SlotBus, "supervisor", Supervisor | null>>,

@@ -23,6 +23,11 @@ export class Choice {
     this.#random = random;
   }
 
+  /** Number of this client on a shared bus; `null`: it is the only client. */
+  get client(): number | null {
+    return this.#client < 0 ? null : this.#client;
+  }
+
   get all(): readonly Connection[] {
     return this.#all;
   }

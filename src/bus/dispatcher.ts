@@ -395,7 +395,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   // ---- diagnostics and statistics -------------------------------------------------------------------------------------
 
   diagnostics(): Diagnostics {
-    const slots = this.choice.all.flatMap(slotsOf);
+    const slots = this.choice.all.flatMap((one) => slotsOf(one, this.choice.client));
     const queued: Diagnostics["queued"] = [];
     const now = this.clock.now();
     this.#queue.each(({ id, extra }) => queued.push({ requestId: id, ageMs: now - extra.startedAt }));
@@ -418,7 +418,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   metrics(): string {
     const { busMetrics } = require("./metrics.ts") as typeof import("./metrics.ts");
-    return busMetrics(this.name, this.#last?.snapshot ?? this.#snapshot());
+    return busMetrics(this.name, [{ client: this.choice.client, snapshot: this.#last?.snapshot ?? this.#snapshot() }]);
   }
 
   #snapshot(): Snapshot {

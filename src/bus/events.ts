@@ -39,6 +39,8 @@ export interface SlotBusEvents {
 
 /** One slot in `SlotBus.diagnostics`. */
 export interface SlotDiagnostics {
+  /** Number of the client that the slot belongs to: {@link SlotBus.clientNumber}; `null` for the owner of a bus. */
+  client: number | null;
   workerPid: number;
   slot: number;
   state: string;
@@ -51,8 +53,9 @@ export interface SlotDiagnostics {
 }
 
 /** @internal */
-export function slotsOf(connection: Connection): SlotDiagnostics[] {
+export function slotsOf(connection: Connection, client: number | null): SlotDiagnostics[] {
   return connection.slots().map(({ state, ageMs, exchange }, slot) => ({
+    client,
     workerPid: connection.pid,
     slot,
     state,

@@ -8,39 +8,52 @@ import {
   STATE_NAMES,
   SUB_BUCKETS,
 } from "../native/statistics.ts";
-import { Exposition } from "./exposition.ts";
+import { Exposition, type Labels } from "./exposition.ts";
 
-/** Returns the metrics of one bus. */
-export function busMetrics(bus: string, snapshot: Snapshot): string {
+/** A client of a bus with its statistics. */
+export interface ClientMetrics {
+  /** Number of the client on a shared bus; `null` for the owner of a bus. */
+  readonly client: number | null;
+  readonly snapshot: Snapshot;
+}
+
+/** Returns the metrics of clients of one bus. On a shared bus, each sample has the label `client`. */
+export function busMetrics(bus: string, clients: readonly ClientMetrics[]): string {
   const text = new Exposition();
-  const gauge = (name: string, help: string, value: number): void =>
-    void text.family(name, "gauge", help).sample({ bus }, value);
-  for (const [name, [, help]] of Object.entries(COUNTERS))
-    text.family(`slotbus_${name}_total`, "counter", help).sample({ bus }, snapshot.counters[name as CounterName]);
-  gauge("slotbus_queued", "Requests that wait for a worker.", snapshot.queued);
-  gauge("slotbus_unsettled", "Requests whose caller waits.", snapshot.unsettled);
-  gauge("slotbus_workers", "Attached workers.", snapshot.workers.length);
-  text.family("slotbus_slots", "gauge", "Slots of all workers, by state.");
-  for (const state of STATE_NAMES) {
-    const count = snapshot.workers.reduce((sum, worker) => sum + worker.slots[state], 0);
-    text.sample({ bus, state }, count);
+  const each = (add: (labels: Labels, snapshot: Snapshot) => void): void => {
+    for (const { client, snapshot } of clients) add(client === null ? { bus } : { bus, client }, snapshot);
+  };
+  const gauge = (name: string, help: string, value: (snapshot: Snapshot) => number): void => {
+    text.family(name, "gauge", help);
+    each((labels, snapshot) => text.sample(labels, value(snapshot)));
+  };
+  for (const [name, [, help]] of Object.entries(COUNTERS)) {
+    text.family(`slotbus_${name}_total`, "counter", help);
+    each((labels, { counters }) => text.sample(labels, counters[name as CounterName]));
   }
+  gauge("slotbus_queued", "Requests that wait for a worker.", ({ queued }) => queued);
+  gauge("slotbus_unsettled", "Requests whose caller waits.", ({ unsettled }) => unsettled);
+  gauge("slotbus_workers", "Attached workers.", ({ workers }) => workers.length);
+  text.family("slotbus_slots", "gauge", "Slots of all workers, by state.");
+  each((labels, { workers }) => {
+    for (const state of STATE_NAMES) {
+      const count = workers.reduce((sum, worker) => sum + worker.slots[state], 0);
+      text.sample({ ...labels, state }, count);
+    }
+  });
   text.family("slotbus_worker_in_flight", "gauge", "Slots in use, by worker.");
-  for (const { id, pid, inFlight } of snapshot.workers) text.sample({ bus, worker: id, pid }, inFlight);
-  text
-    .family(
-      "slotbus_round_trip_seconds",
-      "histogram",
-      "Time from the publication of a request to the delivery of its response.",
-    )
-    .histogram(
-      { bus },
-      {
-        buckets: coarse(snapshot.roundTrips),
-        count: snapshot.roundTrips.reduce((sum, count) => sum + count, 0),
-        sum: snapshot.roundTripSum / 1e9,
-      },
-    );
+  each((labels, { workers }) => {
+    for (const { id, pid, inFlight } of workers) text.sample({ ...labels, worker: id, pid }, inFlight);
+  });
+  text.family(
+    "slotbus_round_trip_seconds",
+    "histogram",
+    "Time from the publication of a request to the delivery of its response.",
+  );
+  each((labels, { roundTrips, roundTripSum }) => {
+    const count = roundTrips.reduce((sum, one) => sum + one, 0);
+    text.histogram(labels, { buckets: coarse(roundTrips), count, sum: roundTripSum / 1e9 });
+  });
   return text.toString();
 }
 

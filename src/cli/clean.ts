@@ -7,7 +7,7 @@ import { Fleet } from "../fleet/fleet.ts";
 import { lockName, openDirectory, sweepName } from "../native/directory.ts";
 import { removeFleet } from "../native/fleet.ts";
 import { type BusName, readNames } from "./directory.ts";
-import { print } from "./terminal.ts";
+import { count, print } from "./terminal.ts";
 import { type CommonFlags, EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
 /** One finding, as printed in the JSON. */
@@ -33,7 +33,8 @@ export function command(): Command {
     .action(async ({ json, directory, dryRun }: CommonFlags & { dryRun?: boolean }) => {
       const cleaned = await cleanAll(directory, dryRun === true);
       print(json ? JSON.stringify({ cleaned }, null, 2) : report(cleaned));
-      if (cleaned.some(({ action, reason }) => action === "kept" && reason !== ALIVE)) process.exitCode = EXIT.failed;
+      if (cleaned.some(({ action, reason }) => action === "kept" && !reason.startsWith(ALIVE)))
+        process.exitCode = EXIT.failed;
     });
 }
 
@@ -53,13 +54,19 @@ async function cleanAll(given: string | undefined, isDry: boolean): Promise<Clea
   }
 }
 
-function kept(entry: Pick<Cleaned, "kind" | "name">, problem: string | null = null): Cleaned {
-  return { ...entry, action: "kept", reason: problem ?? ALIVE };
+function kept(entry: Pick<Cleaned, "kind" | "name">, reason: string | null = null): Cleaned {
+  return { ...entry, action: "kept", reason: reason ?? ALIVE };
 }
 
 /** Locks the name like a new client, so that a client that starts meanwhile is not harmed. */
-function cleanBus(dir: number, directory: string, { name, isAlive, pid, problem }: BusName, isDry: boolean): Cleaned {
+function cleanBus(
+  dir: number,
+  directory: string,
+  { name, clients, isAlive, pid, problem }: BusName,
+  isDry: boolean,
+): Cleaned {
   const entry = { kind: "bus", name } as const;
+  if (clients.length > 0) return kept(entry, `${ALIVE}, with ${count(clients.length, "client")}`);
   if (isAlive) return kept(entry, problem);
   const reason = pid === 0 ? "nobody holds its lock" : `nobody holds its lock; its client was pid ${pid}`;
   if (isDry) return { ...entry, action: "would remove", reason };
@@ -75,7 +82,7 @@ function cleanShared(dir: number, name: string, isDry: boolean): Cleaned[] {
   const { files, problem } = sweepName(dir, name, !isDry);
   if (problem !== null) return [kept({ kind: "bus", name }, problem)];
   if (files === 0) return [];
-  const reason = `${files} ${files === 1 ? "file" : "files"} of dead clients or workers`;
+  const reason = `${count(files, "file")} of dead clients or workers`;
   return [{ kind: "bus", name, action: isDry ? "would remove" : "removed", reason }];
 }
 

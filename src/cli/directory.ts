@@ -15,9 +15,11 @@ export interface ProcessInfo {
   readonly isStopped: boolean;
 }
 
-/** The name of a bus or hub, in use or left over; `NAME@K` for client K of a shared bus. */
+/** The name of a bus or hub, in use or left over. */
 export interface BusName {
   readonly name: string;
+  /** Numbers of the live clients of a shared bus; none for an owner. */
+  readonly clients: readonly number[];
   /** Whether its lock is held; the kernel releases it when the process ends. */
   readonly isAlive: boolean;
   /** Whether it is a hub (`slotbus/hub`). */
@@ -40,9 +42,22 @@ export interface Names {
 /** A file of a client that shares a name, or the door of a worker. */
 const SHARED = /^([\w.-]+)@(?:\d+\.sock|[0-9a-f]+\.(?:door|new))$/;
 
-/** A client of a shared bus has no pid in the lock file: its statistics show it. */
-function clientEntry(name: string, client: number): BusName {
-  return { name: `${name}@${client}`, isAlive: true, isHub: false, pid: 0, owner: null, problem: null };
+/** Returns a bus that clients share, else `null`. They have no pid in the lock file: their statistics show it. */
+function sharedBus(dir: number, name: string): BusName | null {
+  const clients = clientsOf(dir, name);
+  if (clients.length === 0) return null;
+  return { name, clients, isAlive: true, isHub: false, pid: 0, owner: null, problem: null };
+}
+
+/** Returns a bus that clients share, else `null`. Throws like {@link readNames}. */
+export function findShared(given: string | undefined, name: string): BusName | null {
+  const dir = openDirectory(resolveDirectory(given), { shared: given !== undefined });
+  if (dir === null) return null;
+  try {
+    return sharedBus(dir, name);
+  } finally {
+    closeSync(dir);
+  }
 }
 
 export function processInfo(pid: number): ProcessInfo | null {
@@ -79,13 +94,13 @@ export function readNames(given: string | undefined): Names {
       files.filter((file) => file.endsWith(suffix)).map((file) => file.slice(0, -suffix.length));
     const names = new Set([...ending(".lock"), ...ending(".sock").filter((name) => !name.includes("@"))]);
     const shared = new Set(files.map((file) => SHARED.exec(file)?.[1]).filter((name) => name !== undefined));
-    const buses = [...names].flatMap((name) => {
-      const clients = clientsOf(dir, name);
-      if (clients.length > 0) return clients.map((client) => clientEntry(name, client));
+    const buses = [...names].map((name) => {
+      const bus = sharedBus(dir, name);
+      if (bus) return bus;
       const probed = probeName(dir, name);
       const pid = Number.parseInt(readText(join(directory, `${name}.lock`)), 10) || 0;
       const owner = probed.isAlive ? processInfo(pid) : null;
-      return { name, ...probed, isHub: files.includes(`${name}.control`), pid, owner };
+      return { name, clients: [], ...probed, isHub: files.includes(`${name}.control`), pid, owner };
     });
     return { directory, buses, fleets: ending(".fleet"), shared: [...shared] };
   } finally {

@@ -27,6 +27,8 @@ const SPACE_BYTES = 8 << 20;
 /** Free memory below which a worker's warm pages may not fit. */
 const MEMORY_BYTES = 64 << 20;
 const FILES = 256;
+/** Number of shared buses that are named. */
+const NAMES = 4;
 const WARM_UP = 500;
 const ROUND_TRIPS = 2_000;
 const READY_MS = 10_000;
@@ -40,6 +42,7 @@ const CHECKS: readonly Check[] = [
   ["library", library, "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own."],
   ["launcher", launcher, "Install slotbus again, or set SLOTBUS_LAUNCHER to a slotbus-launcher of your own."],
   ["directory", runtimeDirectory, "Set SLOTBUS_DIR to a directory of your own.", "library"],
+  ["buses", buses, "Run `slotbus clean`.", "directory"],
   ["space", space, "Remove files there (`slotbus clean`), or enlarge it: in Docker `--shm-size=256m`."],
   ["memory", memory, "Raise the memory limit, or lower `slots` and `payloadBytes` of the bus."],
   ["descriptors", descriptors, `Run \`ulimit -n ${4 * FILES}\`.`],
@@ -131,6 +134,16 @@ async function runtimeDirectory(directory: string): Promise<string> {
   }
   accessSync(dirname(directory), constants.W_OK);
   return `${directory} does not exist yet; the first bus creates it`;
+}
+
+/** Counts the buses, and the clients of those that several share. */
+async function buses(directory: string): Promise<string> {
+  const { readNames } = await import("./directory.ts");
+  const alive = readNames(directory).buses.filter(({ isAlive }) => isAlive);
+  const shared = alive.filter(({ clients }) => clients.length > 0);
+  const each = shared.slice(0, NAMES).map(({ name, clients }) => `${name} with ${count(clients.length, "client")}`);
+  const more = shared.length > NAMES ? ` and ${shared.length - NAMES} more` : "";
+  return `${count(alive.length, "bus", "buses")}${each.length > 0 ? `; shared: ${each.join(", ")}${more}` : ""}`;
 }
 
 function space(directory: string): Detail {

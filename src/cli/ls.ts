@@ -3,24 +3,39 @@
 import type { Command } from "commander";
 import { Contest } from "../contest/contest.ts";
 import { Fleet } from "../fleet/fleet.ts";
+import { BusWatch } from "./bus-watch.ts";
 import { type BusName, type ProcessInfo, processInfo, readNames, shortCommand } from "./directory.ts";
 import { columns, duration, fit, paint, print } from "./terminal.ts";
-import { BusWatch } from "./top/watch.ts";
+import { busFrame } from "./top/watch.ts";
 import { type CommonFlags, newCommand, withDirectory, withJson } from "./usage.ts";
 
 /** One line of `ls`, as printed in the JSON. */
 export interface Entry {
   kind: "bus" | "hub" | "fleet";
   name: string;
-  /** `"silent"`: its process is alive but does not answer. `"unreadable"`: `problem` says why. */
+  /** `"silent"`: its process is alive but does not answer, or no client of a shared bus does. `"unreadable"`: `problem` says why. */
   state: "alive" | "silent" | "dead" | "unreadable";
-  /** The client of a bus, or the oldest member of a fleet. */
+  /** The owner of a bus, the oldest client of a shared bus, or the oldest member of a fleet. */
   owner: { pid: number; uid: number; command: string } | null;
-  /** Workers of a bus, members of a fleet. */
+  /** The clients of a shared bus; `null` for others. */
+  clients: ClientEntry[] | null;
+  /** Workers of a bus, each counted once; members of a fleet. */
   members: number | null;
   age_ms: number | null;
-  /** Slots of all workers of a bus, or leases of a fleet. */
+  /** Slots of all workers at all clients of a bus, or leases of a fleet. */
   slots: { used: number; total: number } | null;
+  problem: string | null;
+}
+
+/** A client of a shared bus. */
+interface ClientEntry {
+  client: number;
+  state: "alive" | "silent";
+  pid: number | null;
+  command: string | null;
+  workers: number;
+  /** Slots in use. */
+  used: number;
   problem: string | null;
 }
 
@@ -40,7 +55,7 @@ export function command(): Command {
 
 const EXAMPLES = ["slotbus ls", "slotbus ls --json | jq '.entries[] | select(.state == \"dead\") | .name'"];
 
-const UNKNOWN = { owner: null, members: null, age_ms: null, slots: null, problem: null };
+const UNKNOWN = { owner: null, clients: null, members: null, age_ms: null, slots: null, problem: null };
 
 function ownerOf(info: ProcessInfo | null): Entry["owner"] {
   return info && { pid: info.pid, uid: info.uid, command: info.command };
@@ -51,7 +66,20 @@ async function busEntry(directory: string, bus: BusName): Promise<Entry> {
   const state = problem !== null ? "unreadable" : isAlive ? "alive" : "dead";
   const entry: Entry = { kind: isHub ? "hub" : "bus", name, state, ...UNKNOWN, owner: ownerOf(bus.owner), problem };
   if (state !== "alive") return entry;
-  const frame = await new BusWatch().look(directory, bus);
+  const frame = busFrame(bus, await new BusWatch().look(directory, bus));
+  entry.clients =
+    frame.clients?.map(({ client, problem: why, owner, workers, in_flight: inFlight }) => {
+      const { pid = null, command: started = null } = owner ?? {};
+      return {
+        client,
+        state: why === null ? "alive" : "silent",
+        pid,
+        command: started,
+        workers,
+        used: inFlight,
+        problem: why,
+      };
+    }) ?? null;
   if (frame.problem !== null) Object.assign(entry, { state: "silent", problem: frame.problem });
   if (frame.age_ms === null) return entry;
   const used = frame.workers.reduce((sum, one) => sum + one.in_flight, 0);
@@ -80,11 +108,13 @@ async function fleetEntry(directory: string, name: string): Promise<Entry> {
 }
 
 function report(entries: readonly Entry[]): string {
-  const rows = entries.map(({ kind, name, state, owner, members, age_ms: age, slots }) => {
-    return [name, kind, state, owner?.pid, owner?.uid, members, duration(age), slots && `${slots.used}/${slots.total}`];
+  const rows = entries.map(({ kind, name, state, owner, clients, members, age_ms: age, slots }) => {
+    const used = slots && `${slots.used}/${slots.total}`;
+    const asking = clients?.length ?? (kind !== "fleet" && state === "alive" ? 1 : null);
+    return [name, kind, state, owner?.pid, owner?.uid, asking, members, duration(age), used];
   });
   const [head, ...lines] = columns([
-    ["NAME", "KIND", "STATE", "PID", "UID", "MEMBERS", "AGE", "IN USE"],
+    ["NAME", "KIND", "STATE", "PID", "UID", "CLIENTS", "MEMBERS", "AGE", "IN USE"],
     ...rows,
   ]).split("\n");
   const painted = lines.map((line, index) => {
@@ -92,7 +122,11 @@ function report(entries: readonly Entry[]): string {
     const whole = owner ? `${line}  ${fit(shortCommand(owner), 32)}` : line;
     return state === "alive" ? whole : paint(state === "dead" ? "dim" : "red", whole);
   });
-  const problems = entries.filter(({ problem }) => problem !== null);
-  const notes = problems.map(({ kind, name, problem }) => paint("red", `${kind} ${name}: ${problem}`));
+  const notes = entries.flatMap(({ kind, name, problem, clients }) => {
+    const all = clients?.map((one) => ({ at: `${name}@${one.client}`, why: one.problem })) ?? [
+      { at: name, why: problem },
+    ];
+    return all.flatMap(({ at, why }) => (why === null ? [] : paint("red", `${kind} ${at}: ${why}`)));
+  });
   return [paint("bold", `${head}  COMMAND`), ...painted, ...notes].join("\n");
 }

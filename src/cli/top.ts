@@ -25,7 +25,7 @@ export function command(): Command {
     .option("--interval <seconds>", "time between two frames", numberFrom(0.05, 60), 1)
     .addHelpText(
       "after",
-      '\nREQ/S, P50 and P99 cover the last interval; latency is from publication to\ndelivery. The line "total" counts since the creation of the bus. A hub shows the\nsum of its workers\' buses NAME.*, which are listed below it. HOLDS is how long a\nring keeps an event at the current rate. LAG is the number of frames that the\nslowest reader has not read; a reader with a LAG above FRAMES loses events.',
+      '\nREQ/S, P50 and P99 cover the last interval; latency is from publication to\ndelivery. The line "total" counts since the creation of the bus. A bus that several\nclients share has a column for each client and the sum in ALL; its tables count a\nworker once. A hub shows the sum of its workers\' buses NAME.*, which are listed\nbelow it. HOLDS is how long a ring keeps an event at the current rate. LAG is the number of frames that the\nslowest reader has not read; a reader with a LAG above FRAMES loses events.',
     )
     .action(async (name: string | undefined, flags: Flags) => {
       const watch = new Watch(flags.directory, name);

@@ -1,7 +1,7 @@
 /** Formats a frame of `slotbus top` as lines. */
 
 import { columns, count, duration, type Line, microseconds, rate } from "../terminal.ts";
-import type { BusFrame, FleetFrame, Frame } from "./watch.ts";
+import type { BusFrame, ClientFrame, FleetFrame, Frame } from "./watch.ts";
 
 const LEASES_SHOWN = 10;
 const WORKERS_SHOWN = 16;
@@ -9,7 +9,7 @@ const WORKERS_SHOWN = 16;
 export function lines({ buses, fleets, directory }: Frame, width = 80): Line[] {
   const time = new Date().toTimeString().slice(0, 8);
   const head = `slotbus top  ${directory}  ${count(buses.length, "bus", "buses")}, ${count(fleets.length, "fleet")}`;
-  const shown = [...buses.flatMap(busLines), ...fleets.flatMap(fleetLines)];
+  const shown = [...buses.flatMap((bus) => busLines(bus, width)), ...fleets.flatMap(fleetLines)];
   if (shown.length === 0) shown.push("", "There is no bus, hub or fleet.");
   return [["inverse", `${head.padEnd(width - time.length - 1)} ${time}`], ...shown];
 }
@@ -23,13 +23,15 @@ function more(left: number, what: string): Line[] {
   return left > 0 ? [["dim", `  and ${left} ${what} more`]] : [];
 }
 
-function busLines(bus: BusFrame): Line[] {
-  const owner = bus.owner ? `pid ${bus.owner.pid} ${bus.owner.command}` : "";
+function busLines(bus: BusFrame, width: number): Line[] {
+  const workers = bus.age_ms === null ? "" : `, ${count(bus.workers.length, "worker")}`;
+  const clients = bus.clients && `${count(bus.clients.length, "client")}${workers}`;
+  const owner = clients ?? (bus.owner ? `pid ${bus.owner.pid} ${bus.owner.command}` : "");
   const age = bus.age_ms === null ? "" : `, ${duration(bus.age_ms)}`;
   const out: Line[] = ["", ["bold", `${bus.kind} ${bus.name}  ${owner}${age}`]];
   if (bus.problem !== null) out.push(["red", `  ${bus.problem}`]);
   if (bus.problem !== null && bus.age_ms === null) return out;
-  return [...out, ...(bus.kind === "hub" ? hubDetails(bus) : busDetails(bus))];
+  return [...out, ...(bus.kind === "hub" ? hubDetails(bus) : busDetails(bus, width))];
 }
 
 /** Details of a hub. Percentiles, slots and workers are shown with the buses of its workers. */
@@ -38,12 +40,43 @@ function hubDetails(hub: BusFrame): Line[] {
   return rows(["REQ/S", "ERR/S", "QUEUE", "WAITING", "TIMEOUTS"], [...rates, hub.queued, hub.waiting, hub.timeouts]);
 }
 
-function busDetails(bus: BusFrame): Line[] {
+/** A column with the sums, then one for each client of a shared bus: as many as fit. */
+function clientColumns(bus: BusFrame, clients: readonly ClientFrame[], width: number): Line[] {
+  const figures = (one: BusFrame | ClientFrame): (string | number)[] => [
+    rate(one.requests_per_second),
+    microseconds(one.p50_us),
+    microseconds(one.p99_us),
+    rate(one.errors_per_second),
+    one.queued,
+    one.waiting,
+  ];
+  const sums = [
+    ["", "PID", "REQ/S", "P50", "P99", "ERR/S", "QUEUE", "WAITING"],
+    ["ALL", "", ...figures(bus)],
+  ];
+  const each = clients.map((one) => [`@${one.client}`, one.owner?.pid, ...(one.age_ms === null ? [] : figures(one))]);
+  let shown = each.length;
+  let out: Line[];
+  do {
+    const all = [...sums, ...each.slice(0, shown)];
+    out = rows(...sums[0]!.map((_, line) => all.map((cells) => cells[line])));
+  } while (out.some((line) => Bun.stringWidth(line as string) > width) && --shown > 0);
+  const silent = clients.filter(({ problem }) => problem !== null);
+  const problems = silent.map(({ client, problem }): Line => ["red", `  client @${client}: ${problem}`]);
+  return [...out, ...more(each.length - shown, "clients"), ...problems];
+}
+
+/** The figures of an owned bus, in one line. */
+function figureLine(bus: BusFrame): Line[] {
   const latency = [microseconds(bus.p50_us), microseconds(bus.p99_us)];
-  const out = rows(
+  return rows(
     ["REQ/S", "P50", "P99", "ERR/S", "QUEUE", "WAITING"],
     [rate(bus.requests_per_second), ...latency, rate(bus.errors_per_second), bus.queued, bus.waiting],
   );
+}
+
+function busDetails(bus: BusFrame, width: number): Line[] {
+  const out = bus.clients ? clientColumns(bus, bus.clients, width) : figureLine(bus);
   const { workers_joined: joined, workers_died: died, workers_evicted: evicted, workers_restarted: restarted } = bus;
   out.push(
     `  total  JOINED ${joined}  DIED ${died}  EVICTED ${evicted}  RESTARTED ${restarted}  TIMEOUTS ${bus.timeouts}  MOVES ${bus.moves}`,
@@ -55,8 +88,11 @@ function busDetails(bus: BusFrame): Line[] {
   const states = Object.entries(bus.slots).filter(([state, used]) => used > 0 || state === "FREE");
   out.push(`  slots  ${states.map((state) => state.join(" ")).join("  ")}`);
   const workers = bus.workers.slice(0, WORKERS_SHOWN);
-  const each = workers.map((one) => [one.id, one.pid, one.in_flight, one.concurrency, duration(one.age_ms)]);
-  const table = rows(["WORKER", "PID", "IN FLIGHT", "OF", "UP"], ...each);
+  const each = workers.map(({ id, pid, in_flight: inFlight, concurrency, age_ms: age }) => {
+    return [...(id === null ? [] : [id]), pid, inFlight, concurrency, duration(age)];
+  });
+  const heads = [bus.clients ? "PID" : ["WORKER", "PID"], "IN FLIGHT", "OF", "UP"].flat();
+  const table = rows(heads, ...each);
   return [...out, ...table, ...more(bus.workers.length - WORKERS_SHOWN, "workers")];
 }
 

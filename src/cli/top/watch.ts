@@ -1,24 +1,13 @@
 /** Polls the statistics of buses and fleets for `slotbus top`, and computes rates from the changes. */
 
-import {
-  bucketsSince,
-  type CounterName,
-  quantileUs,
-  type Snapshot,
-  STATE_NAMES,
-  type StateName,
-} from "../../native/statistics.ts";
-import { BusObserver } from "../../native/observer.ts";
+import { bucketsSince, type CounterName, quantileUs, STATE_NAMES, type StateName } from "../../native/statistics.ts";
 import { Contest } from "../../contest/contest.ts";
 import { Fleet } from "../../fleet/fleet.ts";
+import { addBuckets, BusWatch, keep, type Look, sumOf } from "../bus-watch.ts";
 import { type BusName, processInfo, readNames, shortCommand } from "../directory.ts";
-import { duration } from "../terminal.ts";
-
-/** Timeout for the client of a bus to accept an observer, in ms. */
-const ANSWER_MS = 800;
-const STOPPED = "the owner does not answer: its process is stopped";
 
 export type BusFrame = ReturnType<typeof busFrame>;
+export type ClientFrame = ReturnType<typeof clientFrame>;
 export type FleetFrame = Awaited<ReturnType<typeof fleetFrame>>;
 
 export interface Frame {
@@ -50,7 +39,9 @@ export class Watch {
     const busNames = there.map(({ name }) => name);
     keep(this.#buses, busNames, BusWatch);
     keep(this.#fleets, named, FleetWatch);
-    const frames = await Promise.all(there.map((bus) => this.#buses.get(bus.name)!.look(directory, bus)));
+    const frames = await Promise.all(
+      there.map(async (bus) => busFrame(bus, await this.#buses.get(bus.name)!.look(directory, bus))),
+    );
     return {
       directory,
       buses: frames.map((frame) => (frame.kind === "hub" ? withSums(frame, frames) : frame)),
@@ -73,72 +64,62 @@ function withSums(hub: BusFrame, all: readonly BusFrame[]): BusFrame {
   return frame;
 }
 
-/** Creates a watch for each new name, and closes the watches of names that are gone. */
-function keep<W extends { close(): void }>(all: Map<string, W>, names: string[], New: new () => W): void {
-  for (const [name, watch] of all) {
-    if (names.includes(name)) continue;
-    watch.close();
-    all.delete(name);
-  }
-  for (const name of names) if (!all.has(name)) all.set(name, new New());
-}
-
-/** Polls one bus. */
-export class BusWatch {
-  #observer: BusObserver | null = null;
-  #before: Snapshot | null = null;
-
-  async look(directory: string, bus: BusName): Promise<BusFrame> {
-    if (!this.#observer && bus.owner?.isStopped) return busFrame(bus, STOPPED);
-    try {
-      if (this.#observer?.read().isThere === false) this.close(); // another client may have taken the name
-      this.#observer ??= await BusObserver.open({ name: bus.name, directory, timeout: ANSWER_MS });
-      const now = this.#observer.read();
-      const frame = busFrame(bus, silence(now), now, this.#before);
-      this.#before = now;
-      return frame;
-    } catch (error) {
-      this.close();
-      const { code, message } = error as { code?: string; message: string };
-      return busFrame(bus, code === "RESOURCE" ? "the owner does not answer" : message);
-    }
-  }
-
-  close(): void {
-    this.#observer?.close();
-    this.#observer = null;
-    this.#before = null;
-  }
-}
-
-function silence({ pid, silentMs }: Snapshot): string | null {
-  if (processInfo(pid)?.isStopped) return STOPPED;
-  return silentMs > 0 ? `the owner does not answer: its event loop has been blocked for ${duration(silentMs)}` : null;
-}
-
-/**
- * Returns the frame of a bus for the last interval, as printed in the JSON. `now` is `null` if the bus does not answer.
- */
-function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = null, before: Snapshot | null = null) {
-  const counted = (name: CounterName): number => now?.counters[name] ?? 0;
+/** Rates and percentiles of the last interval, over some clients of a bus. Without an interval, percentiles since the creation. */
+function ratesOf(looks: readonly Look[]) {
   const perSecond = (name: CounterName): number =>
-    now && before ? (1_000 * (now.counters[name] - before.counters[name])) / (now.ageMs - before.ageMs) : 0;
-  const trips = now && before ? bucketsSince(now.roundTrips, before.roundTrips) : (now?.roundTrips ?? []);
+    looks.reduce((sum, { now, before }) => {
+      if (!now || !before) return sum;
+      return sum + (1_000 * (now.counters[name] - before.counters[name])) / (now.ageMs - before.ageMs);
+    }, 0);
+  const trips = looks.flatMap(({ now, before }) => {
+    return now ? [before ? bucketsSince(now.roundTrips, before.roundTrips) : now.roundTrips] : [];
+  });
+  const sum = addBuckets(trips);
+  return {
+    requests_per_second: perSecond("responses"),
+    errors_per_second: perSecond("errors"),
+    p50_us: quantileUs(sum, 0.5),
+    p99_us: quantileUs(sum, 0.99),
+  };
+}
+
+/** Returns the frame of one client of a shared bus, as printed in the JSON. */
+function clientFrame(look: Look) {
+  const { client, problem, now } = look;
+  const owner = now && processInfo(now.pid);
   const workers = now?.workers ?? [];
+  return {
+    client: client!,
+    /** Why the client does not answer; `null`: it answers. */
+    problem,
+    owner: owner && { pid: owner.pid, command: shortCommand(owner) },
+    age_ms: now && Math.round(now.ageMs),
+    ...ratesOf([look]),
+    queued: now?.queued ?? 0,
+    waiting: now?.unsettled ?? 0,
+    in_flight: workers.reduce((sum, { inFlight }) => sum + inFlight, 0),
+    workers: workers.length,
+  };
+}
+
+/** Returns the frame of a bus for the last interval, as printed in the JSON: the sums over its clients, and each client. */
+export function busFrame(bus: BusName, looks: readonly Look[]) {
+  const now = sumOf(looks);
+  const counted = (name: CounterName): number => now?.counters[name] ?? 0;
+  const workers = now?.workers ?? [];
+  const isShared = bus.clients.length > 0;
   const owner = bus.owner ?? (now && processInfo(now.pid));
   const used = (state: StateName): number => workers.reduce((sum, { slots }) => sum + slots[state], 0);
   return {
     name: bus.name,
     kind: bus.isHub ? "hub" : "bus",
-    /** Why the bus does not answer; `null`: it answers. */
-    problem,
+    /** Why no client of the bus answers; `null`: a client answers. */
+    problem: looks.some(({ problem }) => problem === null) ? null : (looks[0]?.problem ?? null),
+    /** For a shared bus, its oldest client. */
     owner: owner && { pid: owner.pid, command: shortCommand(owner) },
     age_ms: now && Math.round(now.ageMs),
     /** For a hub, the rates and queues are the sums of its workers' buses `NAME.*`. */
-    requests_per_second: perSecond("responses"),
-    errors_per_second: perSecond("errors"),
-    p50_us: quantileUs(trips, 0.5),
-    p99_us: quantileUs(trips, 0.99),
+    ...ratesOf(looks),
     queued: now?.queued ?? 0,
     waiting: now?.unsettled ?? 0,
     slots: Object.fromEntries(now ? STATE_NAMES.map((state) => [state, used(state)]) : []) as Record<string, number>,
@@ -154,9 +135,12 @@ function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = n
     contentions: counted("contentions"),
     /** Requests that moved to another worker because theirs did not claim them. */
     moves: counted("moves"),
+    /** Each worker once. `id` is the id of its attachment; `null` for a shared bus, where each client has its own. */
     workers: workers.map(({ id, pid, inFlight, concurrency, ageMs }) => {
-      return { id, pid, in_flight: inFlight, concurrency, age_ms: Math.round(ageMs) };
+      return { id: isShared ? null : id, pid, in_flight: inFlight, concurrency, age_ms: Math.round(ageMs) };
     }),
+    /** The clients of a shared bus; `null` for an owned one. */
+    clients: isShared ? looks.map(clientFrame) : null,
   };
 }
 

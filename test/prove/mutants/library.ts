@@ -790,4 +790,37 @@ export const libraryRules: LibraryRule[] = [
     suite: "exchange",
     test: "a stream whose connection ends before its slot was complete fails",
   },
+  {
+    suite: "cli-operate",
+    rule: "the commands count a worker of several clients once",
+    file: "cli/bus-watch.ts",
+    edits: [["const key = `${worker.pid} ${nth}`;", "const key = `${worker.id} ${merged.size}`;"]],
+    test: "ls and stats show a shared bus once",
+  },
+  {
+    suite: "cli-operate",
+    rule: "a rate is the sum of the clients' rates",
+    file: "cli/top/watch.ts",
+    edits: [["return sum + (1_000 *", "return (1_000 *"]],
+    test: "top has the sums and a column for each client",
+  },
+  {
+    suite: "cli-operate",
+    rule: "a bus is silent only when no client answers",
+    file: "cli/top/watch.ts",
+    edits: [["looks.some(({ problem }) => problem === null)", "looks.every(({ problem }) => problem === null)"]],
+    test: "ls, stats and top name a stopped client",
+  },
+  {
+    suite: "cli-operate",
+    rule: "the metrics of a shared bus name the client",
+    file: "bus/metrics.ts",
+    edits: [
+      [
+        "add(client === null ? { bus } : { bus, client }, snapshot)",
+        "add(client === null ? { bus } : { bus }, snapshot)",
+      ],
+    ],
+    test: "stats --prometheus has one family for all clients",
+  },
 ];
