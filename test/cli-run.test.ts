@@ -11,6 +11,7 @@ import { isAlive } from "./stdio-stage.ts";
 import { processState, rejection, until, Workspace } from "./support.ts";
 
 const COMMAND = join(import.meta.dir, "../src/cli/slotbus.ts");
+const NOTIFY = join(import.meta.dir, "../src/native/notify.ts");
 const WORKER = join(import.meta.dir, "fixtures/run-worker.ts");
 
 /** Starts it in a workspace. */
@@ -177,6 +178,24 @@ test("a blocking worker reports too, and ends at SIGTERM without a wait for SIGK
   expect((await program.logged("left"))["how"]).toBe("SIGTERM");
 }, 20_000);
 
+test("a worker in a thread reports for its process", async () => {
+  await using space = new Workspace();
+  await using program = start(space, [WORKER, "--instances", "1", "--", "thread"]);
+  await program.line("1 worker");
+  const bus = await space.client();
+  expect(await askFor(bus)).toBe(`${program.log.find(({ event }) => event === "joined")!.pid}`);
+}, 20_000);
+
+test("a child process of a worker does not take itself for a worker of the command", () => {
+  const source = `import { isRun } from ${JSON.stringify(NOTIFY)}; console.log(isRun, process.env.SLOTBUS_RUN);`;
+  const ask = (value: string): string => {
+    const env = { ...process.env, SLOTBUS_RUN: value };
+    return Bun.spawnSync([process.execPath, "-e", source], { env }).stdout.toString();
+  };
+  expect(ask("/run/x@1.door")).toMatch(/^true \d+:\/run\/x@1.door\n$/);
+  expect(ask(`${process.pid}:/run/x@1.door`)).toStartWith("false ");
+});
+
 test("connect refuses `workers` and names this command", async () => {
   await using space = new Workspace();
   const error = await rejection<InvalidConfigError>(space.client({ workers: { entry: WORKER } }));
@@ -292,7 +311,7 @@ test("a worker whose command is busy waits until its report has room", async () 
   await using space = new Workspace();
   using receiver = new Receiver(space.directory);
   const reports = 40; // a socket takes about 10
-  const source = `import { reportReady } from ${JSON.stringify(join(import.meta.dir, "../src/native/notify.ts"))};
+  const source = `import { reportReady } from ${JSON.stringify(NOTIFY)};
     console.log("begins");
     for (let i = 0; i < ${reports}; i++) reportReady();`;
   await using child = new Program([process.execPath, "-e", source], { SLOTBUS_RUN: receiver.path });
