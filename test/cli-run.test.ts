@@ -1,7 +1,7 @@
 /** `slotbus run` as its users run it: workers that several processes share. */
 
 import { expect, test } from "bun:test";
-import { readdirSync, readSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, readSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { InvalidConfigError, SlotBus } from "../src/index.ts";
 import { closeDirectory, openDirectory } from "../src/native/directory.ts";
@@ -11,6 +11,7 @@ import { isAlive } from "./stdio-stage.ts";
 import { processState, rejection, until, Workspace } from "./support.ts";
 
 const COMMAND = join(import.meta.dir, "../src/cli/slotbus.ts");
+const NOTIFY = join(import.meta.dir, "../src/native/notify.ts");
 const WORKER = join(import.meta.dir, "fixtures/run-worker.ts");
 
 /** Starts it in a workspace. */
@@ -26,17 +27,26 @@ const eventsOf = (program: Program): string[] =>
 
 const askFor = async (bus: SlotBus, path = "/"): Promise<string> => (await bus.request({ path })).text();
 
-/** Sends requests through all buses until `isOver`; returns how often each worker responded. Rejects when a request fails. */
+/**
+ * Sends requests through all buses until `isOver`; returns how often each worker responded. Rejects when a request fails, or when
+ * a bus has no worker at any time.
+ */
 async function load(buses: readonly SlotBus[], isOver: () => boolean): Promise<Map<string, number>> {
   const seen = new Map<string, number>();
   const one = async (bus: SlotBus): Promise<void> => {
     while (!isOver()) {
-      const pid = await askFor(bus);
+      const pid = (await bus.request({ path: "/" }, { waitForWorker: false })).text();
       seen.set(pid, (seen.get(pid) ?? 0) + 1);
     }
   };
   await Promise.all(buses.flatMap((bus) => Array.from({ length: 4 }, () => one(bus))));
   return seen;
+}
+
+/** Whether a process handles the signal with this number. */
+function handles(pid: number, signal: number): boolean {
+  const [, mask = "0"] = /^SigCgt:\t(\w+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8")) ?? [];
+  return ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
 }
 
 /** Sockets that receive the datagrams of `sb_notify`, read by the test. */
@@ -124,7 +134,7 @@ test("SIGHUP replaces one worker after another, and no request of any client fai
   );
 }, 30_000);
 
-test("one worker alone is replaced without a lost request of any of 8 clients", async () => {
+test("one worker alone is replaced, and none of 8 clients is without a worker at any time", async () => {
   await using space = new Workspace();
   await using program = start(space, [WORKER, "--instances", "1"]);
   await program.line("1 worker");
@@ -167,6 +177,24 @@ test("a blocking worker reports too, and ends at SIGTERM without a wait for SIGK
   expect(await program.process.exited).toBe(0);
   expect((await program.logged("left"))["how"]).toBe("SIGTERM");
 }, 20_000);
+
+test("a worker in a thread reports for its process", async () => {
+  await using space = new Workspace();
+  await using program = start(space, [WORKER, "--instances", "1", "--", "thread"]);
+  await program.line("1 worker");
+  const bus = await space.client();
+  expect(await askFor(bus)).toBe(`${program.log.find(({ event }) => event === "joined")!.pid}`);
+}, 20_000);
+
+test("a child process of a worker does not take itself for a worker of the command", () => {
+  const source = `import { isRun } from ${JSON.stringify(NOTIFY)}; console.log(isRun, process.env.SLOTBUS_RUN);`;
+  const ask = (value: string): string => {
+    const env = { ...process.env, SLOTBUS_RUN: value };
+    return Bun.spawnSync([process.execPath, "-e", source], { env }).stdout.toString();
+  };
+  expect(ask("/run/x@1.door")).toMatch(/^true \d+:\/run\/x@1.door\n$/);
+  expect(ask(`${process.pid}:/run/x@1.door`)).toStartWith("false ");
+});
 
 test("connect refuses `workers` and names this command", async () => {
   await using space = new Workspace();
@@ -211,6 +239,16 @@ test("SIGTERM ends the command while its workers start", async () => {
   await program.logged("log"); // it runs and does not open
   program.process.kill();
   expect(await program.process.exited).toBe(0);
+}, 20_000);
+
+test("SIGHUP while the workers start replaces them when all are ready", async () => {
+  await using space = new Workspace();
+  await using program = start(space, [WORKER, "--instances", "1"]);
+  await until(() => readdirSync(space.directory).length > 0, "it starts");
+  await until(() => handles(program.process.pid, 1), "it handles SIGHUP");
+  program.process.kill("SIGHUP");
+  await program.logged("replaced");
+  expect(eventsOf(program)).toEqual(["joined", "replacing", "joined", "left", "replaced"]);
 }, 20_000);
 
 test("workers end when the command is killed, and the next command removes what it left", async () => {
@@ -273,7 +311,7 @@ test("a worker whose command is busy waits until its report has room", async () 
   await using space = new Workspace();
   using receiver = new Receiver(space.directory);
   const reports = 40; // a socket takes about 10
-  const source = `import { reportReady } from ${JSON.stringify(join(import.meta.dir, "../src/native/notify.ts"))};
+  const source = `import { reportReady } from ${JSON.stringify(NOTIFY)};
     console.log("begins");
     for (let i = 0; i < ${reports}; i++) reportReady();`;
   await using child = new Program([process.execPath, "-e", source], { SLOTBUS_RUN: receiver.path });

@@ -24,8 +24,8 @@ export class Program implements AsyncDisposable {
     }
   }
 
-  async line(prefix: string): Promise<string> {
-    await until(() => this.lines.some((line) => line.startsWith(prefix)), `a line "${prefix}…"`, 20_000);
+  async line(prefix: string, ms = 20_000): Promise<string> {
+    await until(() => this.lines.some((line) => line.startsWith(prefix)), `a line "${prefix}…"`, ms);
     return this.lines.findLast((line) => line.startsWith(prefix))!;
   }
 
@@ -34,8 +34,8 @@ export class Program implements AsyncDisposable {
     return this.errors.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
   }
 
-  async logged(event: string, count = 1): Promise<Program["log"][number]> {
-    await until(() => this.log.filter((one) => one.event === event).length >= count, `${count} × ${event}`, 20_000);
+  async logged(event: string, count = 1, ms = 20_000): Promise<Program["log"][number]> {
+    await until(() => this.log.filter((one) => one.event === event).length >= count, `${count} × ${event}`, ms);
     return this.log.filter((one) => one.event === event)[count - 1]!;
   }
 

@@ -151,12 +151,17 @@ async function runWorkers(given: string, args: readonly string[], flags: Flags):
   let watch: SourceWatch | null = null;
   try {
     void end.then(() => supervisor.close());
-    await supervisor.start().catch((error) => {
+    const starting = supervisor.start();
+    const renew = (why: string): void =>
+      void starting.then(
+        () => replace(log, supervisor, pool.instances, why),
+        () => {},
+      );
+    process.on("SIGHUP", () => renew("SIGHUP"));
+    await starting.catch((error) => {
       if (!supervisor.closed || !(error instanceof ClosedError)) throw error;
     });
     if (!supervisor.closed) {
-      const renew = (why: string): void => void replace(log, supervisor, pool.instances, why);
-      process.on("SIGHUP", () => renew("SIGHUP"));
       if (flags.watch) watch = new SourceWatch(program, systemClock, () => renew("the program changed"));
       announce(flags, pool.name, program, pool.instances);
       notifyManager("READY=1");
