@@ -56,7 +56,9 @@ static int32_t take_lock(int dir, const char *name, int32_t (*lock)(int), uint32
 		int32_t state = error == -SB_EEXISTS ? os_file_locked(fd) : SB_NAME_FREE;
 		if (state == SB_NAME_OWNED) *owner_pid = read_pid(fd);
 		close(fd);
-		if (state != SB_NAME_FREE) return state == SB_NAME_OWNED ? -SB_EEXISTS : -SB_ESHARED;
+		if (state == SB_NAME_OWNED) return -SB_EEXISTS;
+		/* A client that shares does not exclude another: the owner has left meanwhile. */
+		if (state == SB_NAME_SHARED && lock == os_file_lock) return -SB_ESHARED;
 		if (error != 0 && error != -SB_EEXISTS) return error;
 	}
 	return -SB_EAGAIN;

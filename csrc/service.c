@@ -79,7 +79,7 @@ static void open_door(struct sb_service *service)
 
 static int32_t begin_handshake(struct sb_service *service, struct seat *seat)
 {
-	char address[SB_NAME_MAX + 4];
+	char address[SB_NAME_MAX + 12]; /* "@" and any int */
 	int client = (int)(seat - service->seats) - 1;
 	if (client < 0) snprintf(address, sizeof address, "%s", service->name);
 	else snprintf(address, sizeof address, "%.*s@%d", SB_NAME_MAX, service->name, client);

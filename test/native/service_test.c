@@ -359,6 +359,53 @@ TEST("a client that never finishes its handshake delays no call of another clien
 	scene_close(&scene);
 }
 
+TEST("the successor of a client that died is found without a knock, also if it first hangs up")
+{
+	struct scene scene = scene_open("bus@0.sock", 8);
+	struct sb_call call;
+	struct host second, third;
+	CHECK_EQ(sb_service_receive(scene.service, &call, 0), 0);
+	host_listen(&second, scene.dir, "bus@1.sock");
+	host_admit(&second);
+	CHECK_EQ(sb_door_knock(scene.dir, "bus", 1), 1);
+	AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && second.client->links[0] != NULL &&
+	      second.client->links[0]->started);
+	pthread_join(second.thread, NULL);
+	host_die(&second);
+	host_listen(&third, scene.dir, "bus@1.sock");
+	third.busy = true;
+	host_admit(&third);
+	AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && third.client->links[0] != NULL &&
+	      third.client->links[0]->started);
+	pthread_join(third.thread, NULL);
+	ask(&third);
+	receive(scene.service, &call);
+	CHECK_EQ(sb_service_answer(scene.service, &call, &(struct sb_answer){ 0 }), 0);
+	CHECK_EQ(answered(&third), 200);
+	host_close(&second);
+	host_close(&third);
+	scene_close(&scene);
+}
+
+TEST("a handshake that the client does not finish ends after 2 s, with ETIMEDOUT")
+{
+	char scratch[64];
+	struct host silent;
+	scratch_open(scratch);
+	int32_t dir = sb_dir_open(scratch, 0, 0);
+	host_listen(&silent, dir, "bus.sock"); /* nobody accepts */
+	uint64_t start = os_now_ns();
+	CHECK(sb_service_open(scratch, "bus", 1, 0) == NULL);
+	CHECK_EQ(sb_error_last(), -SB_ETIMEDOUT);
+	uint64_t ended = os_now_ns();
+	CHECK(ended - start >= 2000000000u && ended - start < 6000000000u);
+	close(silent.listener);
+	unlinkat(dir, silent.file, 0);
+	sb_client_close(silent.client);
+	sb_fd_close(dir);
+	scratch_remove(scratch);
+}
+
 TEST("a failed attach ends in time with its reason, and leaves nothing open")
 {
 	char scratch[64];

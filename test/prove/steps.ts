@@ -6,7 +6,7 @@
  *
  *     bun test/prove/steps.ts [ci | quick | long] [--seed N] [--operation NAME [--fault NAME [--step N]]]
  *
- * `ci` tests one instruction in 16 of the few operations that are mostly text and system calls (the name, the handshake) or
+ * `ci` tests one instruction in 16 of the few operations that are mostly text and system calls (names, doors, the handshake) or
  * sleep.
  */
 

@@ -12,8 +12,8 @@ export interface Watch {
   /** Traces the allocations, which strace does not see, and fails the n-th call of one allocator (0: none). */
   allocation?: [call: string, n: number];
 }
-/** Roles without a second process: the bridge, and two members of a fleet, in a file or in memory. */
-type Solo = "bridge" | "fleet" | "memory";
+/** Roles without a second process: a shared name with a door, the bridge, and two members of a fleet, in a file or in memory. */
+type Solo = "shared" | "bridge" | "fleet" | "memory";
 
 function isSolo(role: Role | null): role is Solo {
   return role !== null && role !== "client" && role !== "worker";

@@ -69,6 +69,27 @@ const CALLS: Record<Role, Record<string, string[]>> = {
     munmap: [],
     close: [],
   },
+  shared: {
+    mkdir: ["ENOSPC", "ENOMEM", "EPERM"],
+    openat: OPEN,
+    newfstatat: ["ENOMEM"],
+    getrandom: ["EINTR"],
+    socket: ["EMFILE", "ENFILE", "ENOMEM", "EPERM"],
+    bind: ["ENOSPC", "EPERM", "ENOMEM"],
+    connect: ["EAGAIN", "EPERM", "ENOMEM"],
+    fchmodat: ["EPERM", "ENOMEM"],
+    renameat: ["EPERM", "ENOMEM", "ENOSPC"],
+    fcntl: ["EAGAIN", "ENOLCK", "EINTR", "EPERM"],
+    fchmod: ["EPERM", "EINTR"],
+    ftruncate: ["ENOSPC", "ENOMEM", "EFBIG", "EINTR"],
+    getdents64: ["ENOMEM", "EINTR"],
+    sendto: SEND,
+    poll: ["EINTR", "ENOMEM"],
+    recvfrom: ["EAGAIN", "EINTR", "ENOMEM"],
+    unlinkat: ["EPERM"],
+    geteuid: [],
+    close: [],
+  },
   bridge: {
     socketpair: ["EMFILE", "ENFILE", "ENOMEM"],
     mmap: ["ENOMEM"],
@@ -133,6 +154,7 @@ const CALLS: Record<Role, Record<string, string[]>> = {
 const ALLOCATORS: Record<Role, string[]> = {
   client: ["malloc", "calloc"],
   worker: ["calloc"],
+  shared: ["malloc", "calloc"],
   bridge: ["calloc"],
   fleet: ["malloc", "calloc", "realloc"],
   memory: ["malloc", "calloc", "realloc"],
@@ -186,6 +208,11 @@ function mayLeave({ role, call, fault }: Chain, file: string): boolean {
   if (role === "fleet") {
     if (fault === "KILL") return /^life\.fleet(\.\d+\.[0-9a-f]{16})?$/.test(file);
     return ["fcntl", "newfstatat", "unlinkat"].includes(call) && file === "life.fleet"; // an orphan for the next fleet
+  }
+  if (role === "shared") {
+    const isKnown = /^life(\.lock|@0\.(sock|new)|@[0-9a-f]{16}\.(door|new))$/.test(file);
+    if (fault === "KILL" || call === "unlinkat") return isKnown;
+    return (call === "fcntl" || call === "newfstatat") && file === "life.lock";
   }
   if (role !== "client") return false;
   if (fault === "KILL" || call === "unlinkat") return /^life\.(lock|sock|new)$/.test(file);
@@ -268,7 +295,7 @@ function showHistogram(met: Map<Chain, number>): void {
 type Faults = (errors: string[]) => string[];
 const asListed: Faults = (faults) => faults;
 const onlyKill: Faults = () => ["KILL"];
-const BUS = ["client", "worker", "bridge"] as const;
+const BUS = ["client", "worker", "shared", "bridge"] as const;
 const FLEET = ["fleet", "memory"] as const;
 
 function expectSame(seen: string[], listed: string[], role: Role): void {

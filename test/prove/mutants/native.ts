@@ -13,6 +13,7 @@ export type NativeFile =
   | "name.c"
   | "door.c"
   | "sessions.c"
+  | "service.c"
   | "os_linux.c";
 
 /** Group of inputs of `malformed.ts`. */
@@ -663,6 +664,47 @@ const rules: (Tested | Attacked)[] = [
       ],
     ],
     test: "knocks at the door end a wait once",
+  },
+  {
+    rule: "the concurrency of a blocking worker counts the calls of all clients",
+    file: "service.c",
+    edits: [["open_calls(service) < service->concurrency", "service->attached > 0 || open_calls(service) == 0"]],
+    test: "a worker of two clients answers each, and its concurrency counts the calls of both",
+  },
+  {
+    rule: "a session that ended is kept until its last call was answered",
+    file: "service.c",
+    edits: [["service->left[service->left_count++] = worker;", ""]],
+    test: "the body of a call stays readable when its client dies, and its answer is ESTALE",
+  },
+  {
+    rule: "a blocking worker looks for clients again after a session ended",
+    file: "service.c",
+    edits: [["look(service); /* the client's successor may have come before its end was known */", ""]],
+    test: "the successor of a client that died is found without a knock, also if it first hangs up",
+  },
+  {
+    rule: "a blocking worker tries again when a client hangs up during the handshake",
+    file: "service.c",
+    edits: [["bool again = seat != service->seats && ", "bool again = seat == NULL && "]],
+    test: "the successor of a client that died is found without a knock, also if it first hangs up",
+  },
+  {
+    rule: "a handshake of a blocking worker ends after 2 s",
+    file: "service.c",
+    edits: [["HANDSHAKE_MS = 2000", "HANDSHAKE_MS = 7000"]],
+    test: "a handshake that the client does not finish ends after 2 s, with ETIMEDOUT",
+  },
+  {
+    rule: "a blocking worker makes one step of a handshake at a time",
+    file: "service.c",
+    edits: [
+      [
+        "if (error == 0) error = sb_worker_step(seat->worker, peer);",
+        "for (bool more = error == 0; more; more = error == -SB_EAGAIN && elapsed_ns(os_now_ns(), now) < 200 * NS_PER_MS) error = sb_worker_step(seat->worker, peer);",
+      ],
+    ],
+    test: "a client that never finishes its handshake delays no call of another client",
   },
 
   // ---- rules against hostile peers that no test misses, but inputs of `malformed.ts` do ----

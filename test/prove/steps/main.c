@@ -100,6 +100,7 @@ static void worker_died(void)
 	if (known && asker.fd >= 0) fail(BROKEN, "the client did not notice that its worker died");
 	if (known && sb_peer_ended(pidfd) != 1) fail(BROKEN, "its pidfd reports that it lives");
 	sb_fd_close(pidfd);
+	if (scenario->recover != NULL) scenario->recover();
 	attach();
 	conclude();
 }
@@ -110,6 +111,7 @@ static void client_died(void)
 {
 	client_is_child = false;
 	book_orphan_all();
+	if (scenario->recover != NULL) scenario->recover();
 	if (server.worker != NULL && server.attached) {
 		worker_take(); /* before it notices */
 		server.still = false;
@@ -135,6 +137,7 @@ static void resumed(const struct act *act)
 	if (act != NULL) act->act();
 	child_finish();
 	in_child(scenario->after);
+	if (scenario->finish != NULL) scenario->finish();
 	if (was_worker && !worker_is_child) {
 		in_child(worker_end_zombie);
 		in_child(check_leaks);
@@ -153,7 +156,8 @@ static void begin(void)
 	board->payload_limit = SMALL;
 	board->timeout_ms = 0;
 	board->streams = board->stream_bytes = 0;
-	board->given_up = false;
+	board->given_up = board->rival_owns = false;
+	board->rival_numbers = 0;
 	client_is_child = client_is_stepped;
 	worker_is_child = !client_is_stepped;
 	child_start();
@@ -199,11 +203,7 @@ static void clear(void)
 	close_range(3, 1000, 0);
 	asker = (struct asker)CLIENT_OF_NOBODY;
 	server = (struct server){ .dir = -1 };
-	char path[300];
-	snprintf(path, sizeof path, "%s/steps.sock", folder);
-	unlink(path);
-	snprintf(path, sizeof path, "%s/steps.lock", folder);
-	unlink(path);
+	shared_clear();
 }
 
 static uint64_t requests_of_run(void)
@@ -257,6 +257,8 @@ int main(int argc, char **argv)
 	each_scenario(worker_scenarios, worker_scenario_count, false, 64);
 	each_scenario(client_stream_scenarios, client_stream_scenario_count, true, 128);
 	each_scenario(worker_stream_scenarios, worker_stream_scenario_count, false, 192);
+	each_scenario(client_shared_scenarios, client_shared_scenario_count, true, 256);
+	each_scenario(worker_shared_scenarios, worker_shared_scenario_count, false, 320);
 	report();
 	return drive_end();
 }

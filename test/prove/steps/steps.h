@@ -13,6 +13,7 @@
  * client_ops.c  the operations of a client, and what a worker does while the client is stopped
  * worker_ops.c  the operations of a worker, and what a client does while the worker is stopped
  * stream_ops.c  the operations on streams, of both sides
+ * shared_ops.c  numbers, doors, and a worker with a second client, the neighbour
  * main.c        one run per operation, fault and step; recovery; the report
  */
 #ifndef SLOTBUS_STEPS_H
@@ -65,6 +66,8 @@ struct board {
 	uint32_t streams, stream_bytes; /* of the requests that are issued next */
 	bool given_up;       /* something was withdrawn, or its worker evicted */
 	bool idle;           /* the client has nothing queued, in flight or in quarantine */
+	uint32_t rival_numbers; /* of clients that share the name in the runner, one bit each */
+	bool rival_owns;
 };
 
 extern struct board *board;
@@ -252,6 +255,8 @@ struct scenario {
 	uint32_t act_count;
 	void (*conclude)(void); /* by this process, when the child is through; may be NULL */
 	uint32_t watched;       /* the slot it is about */
+	void (*finish)(void);   /* by this process, after the operation of a child; may be NULL */
+	void (*recover)(void);  /* by this process, after a kill, before both sides go on; or NULL */
 	bool sampled; /* text and system calls mostly, or sleep: a stride may be used */
 };
 
@@ -259,6 +264,9 @@ extern const struct scenario client_scenarios[], worker_scenarios[];
 extern const uint32_t client_scenario_count, worker_scenario_count;
 extern const struct scenario client_stream_scenarios[], worker_stream_scenarios[];
 extern const uint32_t client_stream_scenario_count, worker_stream_scenario_count;
+extern const struct scenario client_shared_scenarios[], worker_shared_scenarios[];
+extern const uint32_t client_shared_scenario_count, worker_shared_scenario_count;
+void shared_clear(void); /* after a failure */
 extern const struct act worker_acts[3], client_acts[3];
 #define WORKER_ACTS worker_acts, 3
 #define CLIENT_ACTS client_acts, 3
