@@ -96,6 +96,8 @@ struct geometry {
 	struct sb_header header;
 	struct sb_region *region;
 	uint8_t *arenas;
+	bool is_used;        /* this side has used an arena */
+	uint64_t warm_bytes; /* part of this process's SB_WARM_BUDGET */
 };
 
 static inline struct sb_request_line *request_line(const struct geometry *map, uint32_t slot)
@@ -300,6 +302,7 @@ bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t 
 bool status_is_legal(uint32_t status_code);
 int32_t region_create(struct geometry *map, int *fd);
 int32_t region_attach(struct geometry *map, int fd);
+void region_warm(struct geometry *map);
 void region_detach(struct geometry *map, bool detached);
 int32_t link_open(struct sb_client *client, uint32_t concurrency);
 void link_forget(struct sb_client *client, uint32_t index);

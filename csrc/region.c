@@ -63,12 +63,25 @@ bool status_is_legal(uint32_t status_code)
 	return status_code == 0 || (status_code >= 200 && status_code <= 599);
 }
 
-static void warm(const struct geometry *map)
+/* Bytes of arenas that this process has prefaulted, in all its regions. */
+static uint64_t process_warm_bytes;
+
+/* Called at a side's first request. With 64 clients and 64 workers most pairs are idle: a region
+ * that is not used costs only its lines, and beyond the budget pages are touched as they are
+ * used. */
+void region_warm(struct geometry *map)
 {
-	uint32_t count = map->header.slots < SB_WARM_SLOTS ? map->header.slots : SB_WARM_SLOTS;
-	os_memory_warm(map->region, map->header.arenas_offset);
+	const struct sb_header *h = &map->header;
+	uint32_t count = h->slots < SB_WARM_SLOTS ? h->slots : SB_WARM_SLOTS;
+	uint64_t bytes = 2 * (uint64_t)count * h->inline_bytes;
+	map->is_used = true;
+	if (fetch_add_seq(&process_warm_bytes, bytes) + bytes > SB_WARM_BUDGET) {
+		fetch_add_seq(&process_warm_bytes, -bytes);
+		return;
+	}
+	map->warm_bytes = bytes;
 	for (uint32_t half = 0; half < 2 * count; half++)
-		os_memory_warm(map->arenas + half * map->header.stride, map->header.inline_bytes);
+		os_memory_warm(map->arenas + half * h->stride, h->inline_bytes);
 }
 
 static bool map_region(struct geometry *map, int fd)
@@ -94,7 +107,7 @@ int32_t region_create(struct geometry *map, int *fd)
 		map->region->header = *h;
 		for (uint32_t slot = 0; slot < h->slots; slot++)
 			store_relaxed(&map->region->slot[slot].request.status, word_of(0, SB_FREE));
-		warm(map);
+		os_memory_warm(map->region, h->arenas_offset);
 		error = os_memory_seal(*fd, false);
 	}
 	if (error != 0) {
@@ -116,13 +129,15 @@ int32_t region_attach(struct geometry *map, int fd)
 	if (!header_is_legal(&header) || header.region_bytes != bytes) return -SB_ECORRUPT;
 	map->header = header;
 	if (!map_region(map, fd)) return fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
-	warm(map);
+	os_memory_warm(map->region, header.arenas_offset);
 	return 0;
 }
 
 void region_detach(struct geometry *map, bool detached)
 {
 	if (map->region == NULL) return;
+	fetch_add_seq(&process_warm_bytes, -map->warm_bytes);
+	map->warm_bytes = 0;
 	if (detached) os_memory_unmap(map->region, map->header.region_bytes);
 	else os_memory_bury(map->region, map->header.region_bytes);
 	map->region = NULL;

@@ -60,6 +60,7 @@ int32_t sb_slot_reserve(struct sb_client *client, uint32_t index)
 	link->used++;
 	link->generation[slot] = generation + 1;
 	link->shadow[slot] = IN_WRITING;
+	if (!link->map.is_used) region_warm(&link->map);
 	return (int32_t)slot;
 }
 

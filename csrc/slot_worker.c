@@ -62,6 +62,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	worker->generation[slot] = worker->claimed[slot] = generation;
 	worker->running++;
 	worker->flood.work++;
+	if (!worker->map.is_used) region_warm(&worker->map);
 	worker->request = (struct sb_request){
 		.slot = slot,
 		.token = (uint32_t)generation,

@@ -71,7 +71,8 @@ extern "C" {
 	X(SB_BATCH, 64, "events that one poll returns at most")                                     \
 	X(SB_EVENT_WORDS, 8, "32-bit words of one event")                                           \
 	X(SB_MESSAGE_MAX, 256, "bytes of a control message, header included")                       \
-	X(SB_WARM_SLOTS, 4, "slots whose inline bytes are prefaulted at attach")                    \
+	X(SB_WARM_SLOTS, 4, "slots whose inline bytes are prefaulted at the first request")         \
+	X(SB_WARM_BUDGET, 67108864, "bytes of arenas that one process prefaults for all regions")   \
 	X(SB_WARM_BYTES, 67108864, "bytes of touched arenas that an idle link may keep")            \
 	X(SB_STUCK_MS, 10000, "ms that more than half of the slots may stay ABANDONED")             \
 	X(SB_BELLS_PER_SECOND, 10000, "doorbells without work after which a peer is evicted")       \

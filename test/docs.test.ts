@@ -88,6 +88,7 @@ test("operations.md has the limits of slotbus.h", () => {
   expect(page).toContain(`| workers of one bus | | ${C.SB_LINKS_MAX} |`);
   expect(page).toContain(`| name | | 1 to ${C.SB_NAME_MAX} of`);
   expect(page).toContain(`${C.SB_WARM_BYTES / 2 ** 20} MiB per worker`);
+  expect(page).toContain(`prefaults up\nto ${C.SB_WARM_BUDGET / 2 ** 20} MiB for all its pairs`);
 });
 
 test("every TypeScript block of the README is part of an example that examples.test.ts runs", () => {

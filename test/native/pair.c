@@ -35,7 +35,8 @@ struct sb_client *pair_client(uint32_t slots, uint32_t flags)
 
 void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd)
 {
-	worker->map = *map;
+	worker->map = *map; /* one mapping: the client warms it */
+	worker->map.is_used = true;
 	worker->fd = fd;
 	worker->step = ATTACHED;
 }

@@ -449,13 +449,36 @@ TEST("trim also gives back what cancelled requests had written")
 	pair_close(&pair);
 }
 
-TEST("the inline bytes of the first slots are warm from the start, the rest of the file is sparse")
+TEST("the inline bytes of the first slots are warm from the first request, the rest of the file is "
+     "sparse")
 {
 	struct pair pair = open_big();
-	uint64_t warm = pair.client->header.arenas_offset + 2 * SB_WARM_SLOTS * BIG_INLINE;
+	uint64_t lines = pair.client->header.arenas_offset;
+	uint64_t warm = lines + 2 * SB_WARM_SLOTS * BIG_INLINE;
+	CHECK_EQ(resident_bytes(pair.memory), lines);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 0);
 	CHECK_EQ(resident_bytes(pair.memory), warm);
 	CHECK(pair.client->header.region_bytes > 100 * warm);
 	pair_close(&pair);
+}
+
+TEST("a process warms regions up to one budget, and a region that ends gives its part back")
+{
+	enum { INLINE = 4 << 20, PAIRS = SB_WARM_BUDGET / (2 * SB_WARM_SLOTS * INLINE) + 1 };
+	struct pair pairs[PAIRS];
+	uint64_t lines = 0;
+	for (int i = 0; i < PAIRS; i++) {
+		pairs[i] = pair_open_on(sb_client_open(BIG_SLOTS, BIG, PAIR_HEAD, INLINE, 0, 1), BIG_SLOTS);
+		lines = pairs[i].client->header.arenas_offset;
+		CHECK_EQ(sb_slot_reserve(pairs[i].client, pairs[i].index), 0);
+		uint64_t warm = i < PAIRS - 1 ? 2ULL * SB_WARM_SLOTS * INLINE : 0;
+		CHECK_EQ(resident_bytes(pairs[i].memory), lines + warm);
+	}
+	pair_close(&pairs[0]);
+	pairs[0] = pair_open_on(sb_client_open(BIG_SLOTS, BIG, PAIR_HEAD, INLINE, 0, 1), BIG_SLOTS);
+	CHECK_EQ(sb_slot_reserve(pairs[0].client, pairs[0].index), 0);
+	CHECK_EQ(resident_bytes(pairs[0].memory), lines + 2ULL * SB_WARM_SLOTS * INLINE);
+	for (int i = 0; i < PAIRS; i++) pair_close(&pairs[i]);
 }
 
 TEST("a region let go while a view is held keeps its addresses readable and gives its pages back")

@@ -294,6 +294,12 @@ const rules: (Tested | Attacked)[] = [
     test: "a worker advances when",
   },
   {
+    rule: "a process prefaults regions up to one budget",
+    file: "region.c",
+    edits: [["bytes) + bytes > SB_WARM_BUDGET) {", "bytes) + bytes == 0) {"]],
+    test: "a process warms regions up to one budget",
+  },
+  {
     rule: "bells without work have a limit",
     file: "wait.c",
     edits: [["return flood->bells > flood->work + SB_BELLS_PER_SECOND ? -SB_EPROTO : 0;", "return 0;"]],
