@@ -21,6 +21,7 @@ struct host {
 	bool busy; /* lets the first connection fall, and takes its time */
 	struct sb_client *client;
 	uint32_t link;
+	uint32_t admitted; /* by the thread */
 	pthread_t thread;
 };
 
@@ -61,6 +62,7 @@ static void *admit(void *argument)
 	await_input(host->fd); /* ATTACHED */
 	CHECK(os_socket_receive(host->fd, bytes, sizeof bytes, NULL) == 2);
 	CHECK_EQ(sb_link_start(host->client, host->link), 0);
+	store_seq(&host->admitted, 1);
 	return NULL;
 }
 
@@ -276,8 +278,7 @@ TEST("a worker of two clients answers each, and its concurrency counts the calls
 	host_listen(&second, scene.dir, "bus@1.sock");
 	host_admit(&second);
 	CHECK_EQ(sb_door_knock(scene.dir, "bus", 1), 1);
-	AWAIT(sb_service_receive(scene.service, &call[0], 5) == 0 && second.link == 0 &&
-	      second.client->links[0] != NULL && second.client->links[0]->started);
+	AWAIT(sb_service_receive(scene.service, &call[0], 5) == 0 && load_seq(&second.admitted) == 1);
 	pthread_join(second.thread, NULL);
 	ask(&scene.host);
 	ask(&scene.host);
@@ -368,15 +369,13 @@ TEST("the successor of a client that died is found without a knock, also if it f
 	host_listen(&second, scene.dir, "bus@1.sock");
 	host_admit(&second);
 	CHECK_EQ(sb_door_knock(scene.dir, "bus", 1), 1);
-	AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && second.client->links[0] != NULL &&
-	      second.client->links[0]->started);
+	AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && load_seq(&second.admitted) == 1);
 	pthread_join(second.thread, NULL);
 	host_die(&second);
 	host_listen(&third, scene.dir, "bus@1.sock");
 	third.busy = true;
 	host_admit(&third);
-	AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && third.client->links[0] != NULL &&
-	      third.client->links[0]->started);
+	AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && load_seq(&third.admitted) == 1);
 	pthread_join(third.thread, NULL);
 	ask(&third);
 	receive(scene.service, &call);
