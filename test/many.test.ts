@@ -110,6 +110,20 @@ test("numbers are given out from 0 and free after a close; the 65th client is re
   expect(sockets()).toContain(`${space.name}@7.sock`);
 }, 30_000);
 
+test("a worker that waits for a bus without a limit has a door, until it attaches to an owner", async () => {
+  for (const how of ["shared", "owned"]) {
+    await using space = new Workspace();
+    const doors = (): number => readdirSync(space.directory).filter((file) => file.endsWith(".door")).length;
+    const waiting = space.worker(echo, { timeout: Infinity });
+    await until(() => doors() === 1, "the worker has a door").catch(() => {});
+    expect(doors()).toBe(1);
+    const bus = await (how === "shared" ? space.client() : space.bus());
+    await waiting;
+    expect(await ask(bus, how)).toBe(how);
+    expect(doors()).toBe(how === "shared" ? 1 : 0);
+  }
+}, 30_000);
+
 test("a client that comes later finds the workers at once, and a later worker finds all clients", async () => {
   await using space = new Workspace();
   const first = await space.client();

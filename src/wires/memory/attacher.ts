@@ -172,10 +172,7 @@ export class Attacher {
     for (const { steps, due } of this.#attempts.values()) if (due !== RUNNING) steps.return();
     this.#attempts.clear();
     this.#timer?.close();
-    this.#door?.close();
-    this.#door = null;
-    closeDirectory(this.#dir);
-    this.#dir = -1;
+    this.#closeDoor();
   }
 
   /** Returns the addresses that are not known, at least one; or an error. */
@@ -231,25 +228,38 @@ export class Attacher {
       return true;
     }
     this.#events.attached(result, address);
-    if (isShared(address) && !this.#door) this.#open();
+    if (!isShared(address)) this.#closeDoor();
+    else if (!this.#door) this.#open();
     return true;
+  }
+
+  /** Opens the door before there is a client, where that is possible: the first client of a shared bus knocks too. */
+  expect(): void {
+    if (!this.#door && this.#openDoor()) void this.look();
   }
 
   /** Opens the door, then looks. Where another user owns the directory there can be no door: looks again and again. */
   #open(): void {
+    if (this.#openDoor()) void this.look();
+    else if (!this.#isLooking) this.#lookAgain();
+  }
+
+  #openDoor(): boolean {
     const { name, directory, shared } = this.#options;
     try {
       this.#dir = openDirectory(directory, { shared }) ?? -1;
-      this.#door = Door.open(this.#dir, name, shared);
+      if (this.#dir >= 0) this.#door = Door.open(this.#dir, name, shared);
     } catch {} // the process may be out of descriptors
-    if (this.#door) {
-      this.#door.watch(this.#knocked);
-      void this.look();
-      return;
-    }
+    this.#door?.watch(this.#knocked);
+    if (!this.#door) this.#closeDoor();
+    return this.#door !== null;
+  }
+
+  #closeDoor(): void {
+    this.#door?.close();
+    this.#door = null;
     closeDirectory(this.#dir);
     this.#dir = -1;
-    if (!this.#isLooking) this.#lookAgain();
   }
 
   /** Somebody knocked. Many knocks of one turn of the event loop cause one look. */

@@ -43,6 +43,8 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   #isClosed = false;
   /** Whether it tries to attach again. */
   #isSearching = false;
+  /** Called when there is a new session. */
+  #adopted: () => void = () => {};
   hasEnded = false;
 
   constructor(options: ResolvedWorkerOptions, clock: Clock, arrivals: Arrivals) {
@@ -173,9 +175,19 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
         this.#shut();
         throw error instanceof BusNotFoundError ? new BusNotFoundError(name, directory, waited) : error;
       }
-      await sleep(this.#clock, Math.min(backoff(attempt, ATTEMPTS, this.#clock.random), waitMs - waited));
+      if (waitMs === Infinity) this.#attacher.expect();
+      await this.#waitForClient(Math.min(backoff(attempt, ATTEMPTS, this.#clock.random), waitMs - waited));
       if (this.#count > 0) return;
     }
+  }
+
+  /** Waits for up to `ms`, or until a client that knocked has a session. */
+  async #waitForClient(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#adopted = resolve;
+    const timer = this.#clock.after(ms, resolve);
+    await promise;
+    timer.close();
   }
 
   #adopt(handle: WorkerHandle, address: string): void {
@@ -186,6 +198,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     if (this.#isDraining) connection.writer.send(C.SB_MSG_DRAIN);
     if (this.#isListening) this.#listen(connection);
     this.#driver.wake();
+    this.#adopted();
     this.#clock.immediate(() => this.#arrivals.connected()); // after `open` has returned the worker
   }
 

@@ -286,9 +286,16 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a worker of a shared bus has a door",
     file: "wires/memory/attacher.ts",
-    edits: [["    if (isShared(address) && !this.#door) this.#open();\n", ""]],
+    edits: [["    else if (!this.#door) this.#open();\n", ""]],
     suite: "many",
     test: "a client that comes later finds the workers at once",
+  },
+  {
+    rule: "a worker that waits for a bus has a door, so that the first client knocks too",
+    file: "wires/memory/attacher.ts",
+    edits: [["if (!this.#door && this.#openDoor()) void this.look();", ""]],
+    suite: "many",
+    test: "a worker that waits for a bus without a limit has a door",
   },
   {
     rule: "a worker looks for clients again when a session has ended",
