@@ -78,6 +78,16 @@ static void turned(const struct sb_sessions *all)
 	if (all->count > 1) tell_load(all);
 }
 
+/* Most regions of a poll have no hint: one look at their words is all that they cost. */
+static bool may_have_work(const struct sb_worker *worker)
+{
+	const struct sb_hints *ready = &worker->map.region->ready;
+	uint64_t seen = worker->pending[0] | load_relaxed(&ready->bits[0]);
+	if (worker->map.header.slots <= 64) return seen != 0;
+	for (uint32_t i = 1; i < 4; i++) seen |= worker->pending[i] | load_relaxed(&ready->bits[i]);
+	return seen != 0;
+}
+
 static int32_t take_any(void *side)
 {
 	struct sb_sessions *all = side;
@@ -86,7 +96,7 @@ static int32_t take_any(void *side)
 		struct sb_worker *worker = all->of[index];
 		uint32_t at = index++;
 		if (index == all->count) index = 0;
-		if (worker == NULL) continue;
+		if (worker == NULL || !may_have_work(worker)) continue;
 		worker->full = all->full;
 		int32_t result = take_here(worker);
 		if (result == 0) continue;

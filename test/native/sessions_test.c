@@ -81,6 +81,16 @@ TEST("claims go round the clients: a quiet client waits for one claim of each ot
 	company_close(&company);
 }
 
+TEST("a poll finds requests in all slots of all regions")
+{
+	struct company company = company_open(SB_SLOTS_MAX);
+	for (int i = 0; i < SB_SLOTS_MAX; i++) send_request(&company.pairs[1], 0);
+	for (int i = 0; i < SB_SLOTS_MAX; i++)
+		CHECK_EQ(sb_sessions_take(company.all, 0, 1), result(1, SB_SESSION_TAKEN));
+	CHECK_EQ(sb_sessions_take(company.all, 0, 1), 0);
+	company_close(&company);
+}
+
 TEST("a session that was removed is not polled, and the others are")
 {
 	struct company company = company_open(2);

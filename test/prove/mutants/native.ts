@@ -294,6 +294,12 @@ const rules: (Tested | Attacked)[] = [
     test: "a worker advances when",
   },
   {
+    rule: "a poll looks at the hints of all slots",
+    file: "sessions.c",
+    edits: [["for (uint32_t i = 1; i < 4; i++) seen |=", "for (uint32_t i = 4; i < 4; i++) seen |="]],
+    test: "a poll finds requests in all slots",
+  },
+  {
     rule: "a process prefaults regions up to one budget",
     file: "region.c",
     edits: [["bytes) + bytes > SB_WARM_BUDGET) {", "bytes) + bytes == 0) {"]],
