@@ -468,6 +468,7 @@ describe("backpressure", () => {
   test("a stream of any length touches only its rings' shared memory", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => request.incoming.chunks());
+    await bus.request({ path: "/", body: "the first request prefaults arenas" });
     const before = touched();
     for (const mebibytes of [1, 64]) {
       const body = pieces(mebibytes * 16, 65_536);
