@@ -33,13 +33,13 @@ export class WorkerEnd implements ClaimOwner, PipeOwner, End {
   running = 0;
   readonly claims: (Claim | null)[];
   readonly #writers: (PipeWriter | null)[];
-  readonly #worker: ReplayWorker;
+  readonly worker: ReplayWorker;
   readonly #reader = new HeadReader(REQUEST_STRINGS);
   readonly #arena: Arena;
   #isClosing = false;
 
   constructor(worker: ReplayWorker, link: Link, arena: Arena) {
-    this.#worker = worker;
+    this.worker = worker;
     this.host = worker.host;
     this.turns = worker.turns;
     this.link = link;
@@ -58,7 +58,7 @@ export class WorkerEnd implements ClaimOwner, PipeOwner, End {
   }
 
   receive(slot: Slot, frame: (() => void) | null): void {
-    this.#worker.received(this, slot, frame);
+    this.worker.received(this, slot, frame);
   }
 
   /** Handles the state of a slot that is claimed: its streams may have moved. */
@@ -129,7 +129,7 @@ export class WorkerEnd implements ClaimOwner, PipeOwner, End {
     if (!this.isOpen || claim?.token !== what.token) return false;
     const { state } = this.link.slots[what.slot]!.worker;
     const isValid = !(isWriter ? what.credited > what.sent : what.visible - what.taken > what.capacity);
-    if (!isValid) this.#worker.broke(this, "invalid counts");
+    if (!isValid) this.worker.broke(this, "invalid counts");
     if (isValid && (state === "claimed" || state === "streaming")) return true;
     if (!this.#isClosing && isValid) claim.abort(callerGone());
     return false;
@@ -170,15 +170,15 @@ export class WorkerEnd implements ClaimOwner, PipeOwner, End {
   #complete(claim: Claim, reply: Replied): Delivery {
     const slot = this.link.slots[claim.slot]!;
     const { token } = claim;
-    this.#worker.checkOwned(this.holds(claim));
-    const spoiled = this.#worker.maybeSpoiled(this, reply);
+    this.worker.checkOwned(this.holds(claim));
+    const spoiled = this.worker.maybeSpoiled(this, reply);
     claim.isAnswered = true;
     claim.settle();
     const isWanted = slot.worker.state === "claimed";
     slot.worker.state = "free";
     if (isWanted) this.#done(slot, token, spoiled);
     else this.#free(slot, token);
-    this.#worker.answered();
+    this.worker.answered();
     return isWanted ? "sent" : "late";
   }
 
@@ -201,17 +201,17 @@ export class WorkerEnd implements ClaimOwner, PipeOwner, End {
       slot.worker.state = "free";
       claim.settle();
       this.#free(slot, token);
-      this.#worker.answered();
+      this.worker.answered();
       return null;
     }
     slot.worker.state = "streaming";
-    const reply = this.#worker.maybeSpoiled(this, { status, head, body: null });
+    const reply = this.worker.maybeSpoiled(this, { status, head, body: null });
     this.#change(slot, () => {
       if (slot.client.token !== token || slot.client.state === "free") return;
       if (slot.client.state !== "abandoned") slot.client.state = "streaming";
       slot.client.reply = reply;
     });
-    this.#worker.answered();
+    this.worker.answered();
     return (this.#writers[claim.slot] = new PipeWriter(this, slot.worker.down!));
   }
 
@@ -231,13 +231,13 @@ export class WorkerEnd implements ClaimOwner, PipeOwner, End {
   keptMemory(): void {}
 
   failedLate(request: RequestName, error: unknown): void {
-    this.#worker.failedLate(request, error);
+    this.worker.failedLate(request, error);
   }
 
   // ---- streams --------------------------------------------------------------------------------------------------------
 
   pushed(pipe: Pipe, bytes: number): void {
-    this.link.pushed("client", pipe, this.#worker.maybeMiscounted(this, bytes));
+    this.link.pushed("client", pipe, this.worker.maybeMiscounted(this, bytes));
   }
 
   pulled(pipe: Pipe, bytes: number): void {
@@ -257,14 +257,14 @@ export class WorkerEnd implements ClaimOwner, PipeOwner, End {
         if (slot.client.token === pipe.token) slot.client.state = "done";
       });
     } else this.#free(slot, pipe.token);
-    this.#worker.answered();
+    this.worker.answered();
   }
 
   // ---- the end --------------------------------------------------------------------------------------------------------
 
   /** The client has closed the connection. */
   hungUp(evictedFor: string | null): void {
-    if (this.isOpen) this.#worker.lost(this, evictedFor);
+    if (this.isOpen) this.worker.lost(this, evictedFor);
   }
 
   /** Ends the attachment: aborts all claims. */

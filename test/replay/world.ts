@@ -407,7 +407,11 @@ export class World implements Watch {
     return call;
   }
 
-  taking(_end: WorkerEnd, _slot: Slot): void {}
+  /** A worker with several clients counts the requests of all of them. */
+  taking({ worker }: WorkerEnd, _slot: Slot): void {
+    const { leftOver, options } = worker;
+    this.expect(leftOver < options.concurrency, `a worker takes more than ${options.concurrency} requests at once`);
+  }
 
   hostile(link: Link): void {
     this.#tainted.add(link);
