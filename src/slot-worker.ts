@@ -50,11 +50,15 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const resolved = resolveWorkerOptions(options, isRun);
     const worker = new SlotWorker(resolved);
-    const opening = worker.#receiver.wire.open(resolved.timeout, reportReady).then(() => {
-      // `slotbus run` limits the time with SIGKILL.
-      if (isRun) worker.#undoDrain = drainOnSigterm({ close: () => worker.close({ timeout: Infinity }) });
-      return worker;
-    });
+    // From now on, because the worker has a door before it has a client. `slotbus run` limits the time with SIGKILL.
+    if (isRun) worker.#undoDrain = drainOnSigterm({ close: () => worker.close({ timeout: Infinity }) });
+    const opening = worker.#receiver.wire.open(resolved.timeout, reportReady).then(
+      () => worker,
+      (error) => {
+        worker.#undoDrain?.();
+        throw error;
+      },
+    );
     return openAnew(keyOf("worker", resolved), opening);
   }
 

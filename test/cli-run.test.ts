@@ -166,6 +166,17 @@ test.each(["SIGTERM", "SIGINT"] as const)(
   20_000,
 );
 
+test("workers that end before there is a client leave no door", async () => {
+  await using space = new Workspace();
+  await using program = start(space, [WORKER, "--instances", "2"]);
+  await program.line("2 workers");
+  const doors = (): number => readdirSync(space.directory).filter((file) => file.startsWith(space.name)).length;
+  await until(() => doors() === 2, "each worker has a door");
+  program.process.kill();
+  expect(await program.process.exited).toBe(0);
+  expect(doors()).toBe(0);
+}, 20_000);
+
 test("a blocking worker reports too, and ends at SIGTERM without a wait for SIGKILL", async () => {
   await using space = new Workspace();
   await using program = start(space, [WORKER, "--instances", "1", "--", "sync"]);
