@@ -298,9 +298,9 @@ export const libraryRules: LibraryRule[] = [
     test: "a worker that waits for a bus without a limit has a door",
   },
   {
-    rule: "a worker looks for clients again when a session has ended",
-    file: "wires/memory/worker.ts",
-    edits: [["    if (!isLast) void this.#attacher.look();", "    if (!isLast) return;"]],
+    rule: "a worker returns to a client of a shared bus whose session has ended",
+    file: "wires/memory/attacher.ts",
+    edits: [["    this.#attempts.set(address, { steps: this.#return(address), due: now + pause });\n", ""]],
     suite: "many",
     test: "a client that evicts a worker does not end its sessions with others",
   },
