@@ -372,8 +372,7 @@ static void do_take(uint32_t spin_ns)
 		memcpy(flows, worker->flow, sizeof flows);
 		if (got == 1) check_request(&worker->request);
 		for (uint32_t slot = 0; slot < slots; slot++) /* one that was claimed and is CORRUPT */
-			if (running[slot] == 0 && worker->generation[slot] != 0)
-				running[slot] = last[slot] = worker->generation[slot];
+			if (worker->claimed[slot] > last[slot]) last[slot] = worker->claimed[slot];
 		return;
 	}
 	if (expected < 0) {
@@ -403,7 +402,7 @@ static void do_take(uint32_t spin_ns)
 			same_request(&worker->request, line);
 			check_request(&worker->request);
 		} else if (fresh) {
-			running[slot] = last[slot] = generation;
+			last[slot] = generation; /* it was claimed, and nobody got it */
 		}
 	}
 	allow_own_lines(got == 1 ? expected : -1);
