@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stddef.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -203,5 +204,35 @@ TEST("without descriptors there is no door and no knock, nor in the directory of
 	if (geteuid() == 0) CHECK_EQ(in_child(doors_of_others), 0);
 	CHECK_EQ(heard(door.fd), -1);
 	sb_door_close(dir, "bus", door.id, door.fd);
+	close_empty_dir();
+}
+
+TEST("a text reaches a datagram socket at a path and at an abstract name; others are errors")
+{
+	char path[96], got[16] = { 0 };
+	open_dir();
+	snprintf(path, sizeof path, "%s/report", scratch);
+	struct sockaddr_un at[] = { { .sun_family = AF_UNIX }, { .sun_family = AF_UNIX } };
+	snprintf(at[0].sun_path, sizeof at[0].sun_path, "%s", path);
+	snprintf(at[1].sun_path + 1, sizeof at[1].sun_path - 1, "slotbus-report-%d", (int)getpid());
+	for (int i = 0; i < 2; i++) {
+		char name[108];
+		int fd = os_datagram_open();
+		size_t length = strlen(at[i].sun_path + i) + (size_t)i;
+		socklen_t bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
+		CHECK_EQ(bind(fd, (struct sockaddr *)&at[i], bytes), 0);
+		snprintf(name, sizeof name, "%s%s", i == 0 ? "" : "@", at[i].sun_path + i);
+		CHECK_EQ(sb_notify(name, "READY=1"), 0);
+		CHECK_EQ(recv(fd, got, sizeof got, 0), 7);
+		CHECK(memcmp(got, "READY=1", 7) == 0);
+		close(fd);
+		CHECK_EQ(sb_notify(name, "READY=1"), -SB_ESYS);
+	}
+	CHECK_EQ(unlinkat(dir, "report", 0), 0);
+	char name[200];
+	memset(name, 'x', sizeof name - 1);
+	name[sizeof name - 1] = 0;
+	CHECK_EQ(sb_notify(name, "READY=1"), -SB_ENAME);
+	CHECK_EQ(sb_notify("", "READY=1"), -SB_ENAME);
 	close_empty_dir();
 }

@@ -256,7 +256,8 @@ TEST("a client that breaks the protocol in each session gets sessions ever more 
 		pthread_join(liar.thread, NULL);
 		if (life == 0) start_ns = os_now_ns();
 		uint32_t slot = ask(&liar);
-		store_relaxed(&liar.client->links[0]->map.region->slot[slot].request.head_bytes, UINT32_MAX);
+		struct sb_request_line *lie = request_line(&liar.client->links[0]->map, slot);
+		store_relaxed(life % 2 == 0 ? &lie->head_bytes : &lie->method, UINT32_MAX / 3);
 		AWAIT(sb_service_receive(scene.service, &call, 5) == 0 && os_socket_hung_up(liar.fd));
 		if (life < 4) close(liar.fd);
 		sb_link_drop(liar.client, liar.link, SB_DROP_DETACHED | SB_DROP_CLOSED);

@@ -105,6 +105,7 @@ const NOT_UNDER_QEMU = [
   "trim leaves",
   "trim also",
   "the inline bytes of the first",
+  "warms regions up to",
   "a dropped region is freed",
   "a dropped region keeps the lines alone",
   // RLIMIT_AS has no effect, and a fault in a mapped file that shrank raises no SIGBUS.

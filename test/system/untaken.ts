@@ -41,4 +41,12 @@ export const UNTAKEN: { reason: string; lines: Record<string, string[]> }[] = [
       "launcher/launcher.c": ["return 128 + WTERMSIG(status);", "for (;;) {"],
     },
   },
+  {
+    reason: "A blocking worker in a directory of another user has no door, and looks for clients each second.",
+    lines: { "service.c": ["service->look_ns = now + LOOK_MS * NS_PER_MS;", "look(service);"] },
+  },
+  {
+    reason: "The faults of system calls and allocations do not run the blocking worker.",
+    lines: { "service.c": ["free(service);", "sb_sessions_close(sessions);", "return NULL;"] },
+  },
 ];
