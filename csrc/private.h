@@ -227,6 +227,16 @@ static inline struct link *link_at(const struct sb_client *client, uint32_t inde
 
 enum worker_step { CONNECTING, JOINING, AWAITING_HELLO, ACKNOWLEDGING, ATTACHED };
 
+/* Measures one claim in 16. */
+struct pace {
+	uint64_t ns;         /* as published; 0: unknown */
+	uint64_t claims;     /* since the last measurement began */
+	uint64_t claimed_ns; /* when the measured claim was made */
+	uint64_t generation; /* of the measured claim; 0: none */
+	uint32_t slot;       /* of the measured claim */
+	uint32_t running;    /* claims that ran then */
+};
+
 struct sb_worker {
 	struct geometry map;
 	enum worker_step step;
@@ -250,6 +260,7 @@ struct sb_worker {
 	uint64_t claimed[SB_SLOTS_MAX];    /* of the last claim in a slot */
 	uint32_t running;                  /* claims that have not ended */
 	uint32_t told_elsewhere;
+	struct pace pace;
 	struct flow flow[SB_SLOTS_MAX];
 	uint8_t *head; /* serve.c: copy of a head, then its strings from head_limit on */
 };

@@ -520,6 +520,14 @@ uint32_t sb_link_elsewhere(const struct sb_client *client, uint32_t index)
 	return link == NULL ? 0 : (uint32_t)load_relaxed(&link->map.region->counters.elsewhere);
 }
 
+uint32_t sb_link_pace(const struct sb_client *client, uint32_t index)
+{
+	const struct link *link = link_at(client, index);
+	if (link == NULL) return 0;
+	uint64_t pace = load_relaxed(&link->map.region->counters.pace_ns);
+	return pace > UINT32_MAX ? UINT32_MAX : (uint32_t)pace;
+}
+
 double sb_slot_claim_delay(const struct sb_client *client, uint32_t index, uint32_t slot)
 {
 	const struct link *link = link_at(client, index);

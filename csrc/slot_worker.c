@@ -38,6 +38,37 @@ static bool is_ready(const struct sb_worker *worker, uint32_t slot)
 	return word_state(load_relaxed(&request_line(&worker->map, slot)->status)) == SB_READY;
 }
 
+/* ---- the pace of the worker, which clients read to choose one ------------------------------ */
+
+static void pace_begin(struct sb_worker *worker, uint32_t slot)
+{
+	static const uint32_t EACH = 16;
+	struct pace *pace = &worker->pace;
+	if (pace->generation != 0 || ++pace->claims < EACH) return;
+	pace->claims = 0;
+	pace->slot = slot;
+	pace->generation = worker->generation[slot];
+	pace->running = worker->running;
+	pace->claimed_ns = os_now_ns();
+}
+
+/* By Little's law. A faster measurement counts in full and a slower one by an eighth: a handler
+ * that was fast once is fast, but a thread that had to wait for a processor seems slow. */
+static void pace_end(struct sb_worker *worker, uint32_t slot, bool is_whole)
+{
+	struct pace *pace = &worker->pace;
+	if (pace->generation == 0 || pace->slot != slot) return;
+	pace->generation = 0;
+	if (!is_whole) return;
+	uint32_t running = worker->running > pace->running ? worker->running : pace->running;
+	uint64_t ns = elapsed_ns(os_now_ns(), pace->claimed_ns) / (running + worker->told_elsewhere);
+	uint64_t most = pace->ns + pace->ns / 8 + 1;
+	pace->ns = pace->ns == 0 || ns < most ? ns + 1 : most;
+	store_relaxed(&worker->map.region->counters.pace_ns, pace->ns);
+}
+
+/* ---- claims -------------------------------------------------------------------------------- */
+
 /* [publish] The acquire half. Returns 1 (claimed), 2 (the rings of a running claim moved), 0 (the
  * hint was stale), or -SB_ECORRUPT. [model: claim] */
 static int32_t claim(struct sb_worker *worker, uint32_t slot)
@@ -84,6 +115,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	}
 	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
 		store_relaxed(&at->response.claimed_ns, os_now_ns());
+	pace_begin(worker, slot);
 	add_relaxed(&worker->map.region->counters.claimed, 1);
 	return 1;
 }
@@ -136,6 +168,7 @@ static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state 
 	struct sb_worker_counters *counters = &worker->map.region->counters;
 	uint64_t generation = worker->generation[slot];
 	ASSERT(generation != 0 && generation == worker->claimed[slot]);
+	pace_end(worker, slot, from == SB_CLAIMED);
 	worker->generation[slot] = 0; /* a second reply finds no claim */
 	worker->running--;
 	bool done = swap_word(&worker->map, slot, word_of(generation, from),

@@ -236,7 +236,8 @@ struct sb_worker_counters { /* 64 bytes; only the worker writes them */
 	uint64_t claimed, completed, stale;
 	uint64_t turns; /* polls and parks of the event loop, only compared; 0: no event loop */
 	uint64_t elsewhere; /* requests that the worker runs for other clients */
-	uint64_t reserved[3];
+	uint64_t pace_ns;   /* time of a request, divided by how many run at once; 0: unknown */
+	uint64_t reserved[2];
 };
 
 struct sb_request_line { /* 64 bytes; both sides write status, the client writes the rest */
@@ -564,6 +565,9 @@ SB_API double sb_client_stride(const struct sb_client *client);
 SB_API uint32_t sb_link_life(const struct sb_client *client, uint32_t link);
 /* Returns the number of requests that the worker runs for other clients, as it says. */
 SB_API uint32_t sb_link_elsewhere(const struct sb_client *client, uint32_t link);
+/* Returns the time in ns that the worker needs for one request of this client, from claim to
+ * response, divided by the requests that run at once; 0: unknown. */
+SB_API uint32_t sb_link_pace(const struct sb_client *client, uint32_t link);
 /* Returns 1 when the worker waits for a bell, and 0 after a bell was sent, heard or not. */
 SB_API int32_t sb_link_parked(const struct sb_client *client, uint32_t link);
 /* Returns 1 when the worker's event loop has run since the last call, or when the worker has none;

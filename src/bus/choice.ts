@@ -4,6 +4,9 @@ import { BusOverloadedError } from "../errors.ts";
 import { unknownWorker } from "../errors/plain.ts";
 import type { Connection } from "./wire.ts";
 
+/** Longest time for which a request waits behind others rather than wake another worker, in ms: about the cost of a wake-up. */
+const WORTH_WAITING_MS = 0.1;
+
 /** The attached workers of a bus. */
 export class Choice {
   readonly #name: string;
@@ -70,21 +73,31 @@ export class Choice {
     return this.#all.find(({ id }) => id === wanted);
   }
 
-  /** Returns the worker with room that has the fewest requests, and a doubtful worker last; `null` when no worker has room. */
+  /**
+   * Returns the worker for the next request; `null` when no worker has room. It is a worker near this client while that is prompt,
+   * so that requests share wake-ups. Otherwise it is the worker with the fewest requests, and a doubtful worker last.
+   */
   pick(): Connection | null {
     const all = this.#all;
-    if (this.#client >= 0 && all.length > 1) return this.#pickShared(all) ?? this.#pickAny(all);
-    return this.#pickAny(all);
+    if (all.length < 2) return this.#pickAny(all);
+    return this.#pickNear(all) ?? (this.#client < 0 ? null : this.#pickOfTwo(all)) ?? this.#pickAny(all);
+  }
+
+  /** The worker at the number of this client, or the next worker. */
+  #pickNear(all: readonly Connection[]): Connection | null {
+    const own = Math.max(0, this.#client);
+    for (let n = 0; n < 2; n++) {
+      const near = all[(own + n) % all.length]!;
+      if (near.room > 0 && isPrompt(near) && !near.isDoubtful) return near;
+    }
+    return null;
   }
 
   /**
-   * Returns the worker at the number of this client while it is idle, so that a few requests wake few workers. Otherwise the better
-   * of two random workers, so that clients that see the same load do not all choose the same worker (Mitzenmacher, "The power of two
-   * choices", 2001). `null`: look at all.
+   * The better of two random workers, so that clients that see the same load do not all choose the same worker (Mitzenmacher, "The
+   * power of two choices", 2001).
    */
-  #pickShared(all: readonly Connection[]): Connection | null {
-    const own = all[this.#client % all.length]!;
-    if (own.room > 0 && own.load === 0 && !own.isDoubtful && own.elsewhere === 0) return own;
+  #pickOfTwo(all: readonly Connection[]): Connection | null {
     const first = Math.floor(this.#random() * all.length);
     const second = (first + 1 + Math.floor(this.#random() * (all.length - 1))) % all.length;
     const [one, other] = [all[first]!, all[second]!];
@@ -113,4 +126,10 @@ export class Choice {
 function isBetter(one: Connection, than: Connection): boolean {
   const { isDoubtful } = one;
   return isDoubtful === than.isDoubtful ? one.load < than.load : !isDoubtful;
+}
+
+/** Whether a new request starts at once, or after a time for which it is not worth to wake another worker. */
+function isPrompt(worker: Connection): boolean {
+  const before = worker.load + worker.elsewhere;
+  return before === 0 || before * worker.pace < WORTH_WAITING_MS;
 }

@@ -85,6 +85,11 @@ export interface Connection extends Carrier {
   readonly load: number;
   /** Number of requests that the worker runs for other clients. */
   readonly elsewhere: number;
+  /**
+   * Time that the worker needs for one request, in ms: from claim to response, divided by the requests that it runs at once.
+   * `Infinity` while it is unknown.
+   */
+  readonly pace: number;
   /** Whether the worker is chosen last, because it leaves requests unclaimed or its event loop is blocked. */
   readonly isDoubtful: boolean;
   /** Whether the worker's event loop has been blocked for too long: see {@link WireEvents.stalled}. */

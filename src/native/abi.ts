@@ -324,6 +324,7 @@ export const SYMBOLS = {
   sb_client_stride: { args: ["ptr"], returns: "f64" },
   sb_link_life: { args: ["ptr", "u32"], returns: "u32" },
   sb_link_elsewhere: { args: ["ptr", "u32"], returns: "u32" },
+  sb_link_pace: { args: ["ptr", "u32"], returns: "u32" },
   sb_link_parked: { args: ["ptr", "u32"], returns: "i32" },
   sb_link_turned: { args: ["ptr", "u32"], returns: "i32" },
   sb_link_advanced: { args: ["ptr", "u32"], returns: "i32" },

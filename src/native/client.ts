@@ -207,6 +207,12 @@ export class LinkHandle {
     return native.sb_link_elsewhere(this.#pointer, this.index);
   }
 
+  /** Time that the worker needs for one request, in ms; `Infinity`: unknown. */
+  get pace(): number {
+    const ns = native.sb_link_pace(this.#pointer, this.index);
+    return ns === 0 ? Infinity : ns / 1e6;
+  }
+
   /** Marks the worker as attached: it can get requests, and observers see it. */
   start(pid: number, uid: number): void {
     native.sb_link_start(this.#pointer, this.index);

@@ -1072,3 +1072,67 @@ TEST("a worker counts a client's bells too, and each claim pays for one")
 	CHECK_EQ(sb_worker_bell(pair.worker, SB_BELLS_PER_SECOND), 0);
 	pair_close(&pair);
 }
+/* ---- pace --------------------------------------------------------------------------------- */
+
+/* One request after the other; the worker needs at least `ns` for each. */
+static void serve_slowly(const struct pair *pair, uint32_t count, uint64_t ns)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t slot = send_request(pair, 0);
+		CHECK_EQ(take_request(pair), slot);
+		uint64_t until = os_now_ns() + ns;
+		while (os_now_ns() < until) {}
+		CHECK_EQ(answer_request(pair, slot), 0);
+		receive_response(pair, slot);
+	}
+}
+
+static uint32_t pace(const struct pair *pair)
+{
+	return sb_link_pace(pair->client, pair->index);
+}
+
+TEST("the client learns how long a request takes the worker; a slower measurement counts an eighth")
+{
+	struct pair pair = pair_open(2, 2);
+	serve_slowly(&pair, 15, 0);
+	CHECK_EQ(pace(&pair), 0);
+	serve_slowly(&pair, 1, 2 * NS_PER_MS);
+	uint32_t slow = pace(&pair);
+	CHECK(slow >= 2 * NS_PER_MS);
+	serve_slowly(&pair, 64, 0);
+	uint32_t fast = pace(&pair);
+	CHECK(fast > 0 && fast < NS_PER_MS);
+	serve_slowly(&pair, 16, NS_PER_MS * 20);
+	CHECK(pace(&pair) > fast && pace(&pair) <= fast + fast / 8 + 1);
+	CHECK_EQ(sb_link_pace(pair.client, 63), 0);
+	pair.region->counters.pace_ns = UINT64_MAX;
+	CHECK_EQ(pace(&pair), UINT32_MAX);
+	pair_close(&pair);
+}
+
+TEST("requests that run at once share the time; a streamed response is not measured")
+{
+	struct pair pair = pair_open(4, 4);
+	serve_slowly(&pair, 15, 0);
+	uint32_t slots[4];
+	for (int i = 0; i < 4; i++) slots[i] = send_request(&pair, 0);
+	for (int i = 0; i < 4; i++) (void)take_request(&pair);
+	uint64_t began = os_now_ns(), until = began + 8 * NS_PER_MS;
+	while (os_now_ns() < until) {}
+	for (int i = 0; i < 4; i++) CHECK_EQ(answer_request(&pair, slots[i]), 0);
+	uint64_t took = os_now_ns() - began;
+	CHECK(pace(&pair) >= 2 * NS_PER_MS && pace(&pair) <= took / 4 + NS_PER_MS);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 4);
+	for (int i = 0; i < 4; i++) CHECK_EQ(sb_slot_release(pair.client, pair.index, slots[i]), 0);
+
+	uint32_t before = pace(&pair);
+	serve_slowly(&pair, 15, 0);
+	uint32_t slot = send_request(&pair, 0);
+	CHECK_EQ(take_request(&pair), slot);
+	uint32_t token = (uint32_t)pair.worker->generation[slot];
+	CHECK_EQ(sb_slot_begin(pair.worker, slot, token, 4, 200), 0);
+	CHECK_EQ(sb_slot_finish(pair.worker, slot, token, 0), 0);
+	CHECK_EQ(pace(&pair), before);
+	pair_close(&pair);
+}

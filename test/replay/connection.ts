@@ -38,6 +38,7 @@ export class ReplayConnection implements Connection, PipeOwner, End {
   isOpen = true;
   load = 0;
   readonly elsewhere = 0;
+  readonly pace: number;
   isDoubtful = false;
   isUnresponsive = false;
   evictedFor: string | null = null;
@@ -65,6 +66,7 @@ export class ReplayConnection implements Connection, PipeOwner, End {
     this.id = link.id;
     this.pid = peer.pid;
     this.concurrency = link.slots.length;
+    this.pace = [Infinity, 0.001, 0.02, 10][link.die.small("pace", 4)]!;
     this.places = link.slots.map(() => new Place());
     this.#free = link.slots.map(({ index }) => index).reverse();
   }

@@ -76,6 +76,10 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     return this.link.elsewhere;
   }
 
+  get pace(): number {
+    return this.link.pace;
+  }
+
   get isBusy(): boolean {
     return this.load > this.loans.count;
   }
@@ -147,7 +151,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
       return "no";
     }
     if (verdict === "abandoned") {
-      this.#cancel(slot, this.link.token(slot));
+      this.attachment.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, this.link.token(slot)));
     } else if (verdict === "answered") {
       this.#company.client.count("dropped");
       this.#free(slot);
@@ -164,10 +168,6 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.#release(exchange);
     this.#freed();
     exchange.recalled(left);
-  }
-
-  #cancel(slot: number, token: number): void {
-    this.attachment.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, token));
   }
 
   timeLeft({ place, timeoutMs }: Exchange): number {
@@ -210,7 +210,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
       this.#expire(slot, "no");
       this.#freed();
     } else if (kind === "abandoned") {
-      this.#cancel(slot, token);
+      this.attachment.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, token));
       this.#expire(slot, "maybe");
     } else if (kind === "stuck") {
       this.evict(`more than half of its slots were stuck for ${C.SB_STUCK_MS} ms`);

@@ -179,7 +179,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a caller that gives up sends a cancel to the worker",
     file: "wires/memory/connection.ts",
-    edits: [["      this.#cancel(slot, this.link.token(slot));\n", ""]],
+    edits: [["      this.attachment.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, this.link.token(slot)));\n", ""]],
     suite: "bus",
     test: "a handler hears that its caller gave up before it hears that the client has closed",
   },
@@ -335,9 +335,23 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "clients of a shared bus prefer different workers",
     file: "bus/choice.ts",
-    edits: [["const own = all[this.#client % all.length]!;", "const own = all[0]!;"]],
+    edits: [["const own = Math.max(0, this.#client);", "const own = 0;"]],
     suite: "many",
     test: "while all are idle, each client keeps to a worker of its own",
+  },
+  {
+    rule: "requests wait behind a fast worker for as long as a wake-up takes, and no longer",
+    file: "bus/choice.ts",
+    edits: [["before * worker.pace < WORTH_WAITING_MS", "worker.pace < WORTH_WAITING_MS"]],
+    suite: "choice",
+    test: "requests wait together behind a fast worker for up to 0.1 ms, before another one is woken",
+  },
+  {
+    rule: "a worker that leaves requests unclaimed gets no more because it was fast",
+    file: "bus/choice.ts",
+    edits: [["isPrompt(near) && !near.isDoubtful", "isPrompt(near)"]],
+    suite: "choice",
+    test: "a doubtful worker is not near, however fast it was",
   },
   {
     rule: "the load at other clients counts",

@@ -38,6 +38,18 @@ const rules: (Tested | Attacked)[] = [
     test: "a parked client is rung once for many answers",
   },
   {
+    rule: "a worker that waited for a processor once does not seem slow",
+    file: "slot_worker.c",
+    edits: [["pace->ns == 0 || ns < most ? ns + 1 : most", "ns + 1"]],
+    test: "the client learns how long a request takes the worker; a slower measurement counts an eighth",
+  },
+  {
+    rule: "requests that run at once share the time of the worker",
+    file: "slot_worker.c",
+    edits: [[" / (running + worker->told_elsewhere)", ""]],
+    test: "requests that run at once share the time; a streamed response is not measured",
+  },
+  {
     rule: "a worker checks for work again after it has set `parked`",
     file: "wait.c",
     edits: [["if (!worker_finds(worker, can_take)) return 1;", "(void)can_take; return 1;"]],
