@@ -5,8 +5,8 @@
  *     bun bench/dev/pairs.ts
  *     bun bench/dev/pairs.ts idle [CLIENTS WORKERS]
  *
- * `idle` starts a process for each client and each worker (default: 64 of each) and compares their wake-ups with those of
- * programs that have as many sockets of Bun and no slotbus. The other arguments start such processes: `serve`, `client`, `worker`,
+ * `idle` starts a process for each client and each worker (default: 64 of each) and compares their wake-ups with
+ * the wake-ups of programs that have as many sockets of Bun and no slotbus. The other arguments start such processes: `serve`, `client`, `worker`,
  * `sockets`.
  */
 
