@@ -292,14 +292,12 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents, O
     this.#detach(connection, reason);
     const { reconnect } = this.#options;
     const isLast = this.#count === 0;
+    if (!isLast) this.#driver.wake(); // the requests that it ran have left room for requests of other clients
     this.hasEnded = isLast && (!reconnect || (!isBlocking && (this.#isClosed || this.#isDraining)));
     if (this.hasEnded) this.#shut();
     this.#arrivals.disconnected(reason);
-    if (this.#isClosed || (!isBlocking && this.#isDraining)) return;
-    // The client's successor may have come before its end was known.
-    if (isBlocking) return this.#attacher.lookSync();
-    if (!isLast) void this.#attacher.look();
-    else if (reconnect && !this.#isSearching) void this.#attachAgain(reconnect);
+    if (isBlocking || this.#isClosed || this.#isDraining) return;
+    if (isLast && reconnect && !this.#isSearching) void this.#attachAgain(reconnect);
   }
 
   #detach(connection: WorkerConnection, reason: SlotbusError): void {

@@ -184,6 +184,20 @@ export const libraryRules: LibraryRule[] = [
     test: "a handler hears that its caller gave up before it hears that the client has closed",
   },
   {
+    rule: "a worker attaches to the successor of a client at once",
+    file: "wires/memory/attacher.ts",
+    edits: [["const pause = isNew ? 0 : backoff", "const pause = isNew && session.until < 0 ? 0 : backoff"]],
+    suite: "attacher",
+    test: "a successor whose knock came before the end",
+  },
+  {
+    rule: "the end of a client makes room for requests of others at once",
+    file: "wires/memory/worker.ts",
+    edits: [["    if (!isLast) this.#driver.wake();", "   "]],
+    suite: "many",
+    test: "a request that waits for room beside another client's request is claimed when that client ends",
+  },
+  {
     rule: "a stopped client loses the places that its streams hold at a full worker",
     file: "wires/memory/stopped.ts",
     edits: [["if (time >= LIMIT_MS) this", "if (time >= Infinity) this"]],
