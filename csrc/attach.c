@@ -109,6 +109,7 @@ int32_t sb_link_start(struct sb_client *client, uint32_t index)
 	struct sb_park *park = &link->map.region->client;
 	link->started = true;
 	store_relaxed(&park->cpu, client->mover.cpu);
+	store_relaxed(&park->ticks, 1);
 	if (client->parked) store_seq(&park->parked, SB_PARK_SOCKET);
 	return 0;
 }

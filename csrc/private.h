@@ -255,6 +255,7 @@ struct sb_worker {
 	struct bells bells;
 	struct flood flood;
 	uint64_t turns; /* of the worker's event loop; 0: no event loop */
+	uint32_t ticks; /* of the client, at the last check */
 	uint64_t pending[4]; /* hints taken and not claimed yet */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 	uint64_t claimed[SB_SLOTS_MAX];    /* of the last claim in a slot */

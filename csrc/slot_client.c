@@ -417,6 +417,8 @@ static int32_t tick_slot(struct sb_client *client, uint32_t index, uint32_t slot
 static int32_t tick_link(struct sb_client *client, uint32_t index, int32_t found, uint64_t *now)
 {
 	struct link *link = client->links[index];
+	uint32_t *ticks = &link->map.region->client.ticks;
+	store_relaxed(ticks, load_relaxed(ticks) % UINT32_MAX + 1); /* never 0 */
 	for (uint32_t slot = 0; slot < client->header.slots && found < SB_BATCH; slot++)
 		found += tick_slot(client, index, slot, *now, &client->events[found]);
 	if (found < SB_BATCH && is_stuck(link, *now)) {

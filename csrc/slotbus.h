@@ -227,7 +227,8 @@ struct sb_park { /* 64 bytes; the sleeper sets "parked", the waker clears it */
 	uint32_t parked; /* SB_PARK_* */
 	uint32_t futex;  /* word that a blocking sleeper waits on; grows with each wake-up */
 	uint32_t cpu;    /* processor that the owner last polled on; only compared */
-	uint32_t reserved[13];
+	uint32_t ticks;  /* of the client, while it has requests; only compared; 0: unknown */
+	uint32_t reserved[12];
 };
 
 enum { SB_PARK_NONE = 0, SB_PARK_SOCKET = 1, SB_PARK_FUTEX = 2 };
@@ -734,6 +735,9 @@ SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, ui
 /* Says that an event loop polls and parks from now on. The library counts the loop's turns, so that
  * the client detects a hanging worker. A worker that blocks in its handlers must not call this. */
 SB_API void sb_worker_loops(struct sb_worker *worker);
+/* Returns 1 when the client has ticked since the last call, or never ticks; else 0: it has no
+ * requests at this worker, or its event loop does not run. */
+SB_API int32_t sb_worker_ticked(struct sb_worker *worker);
 /* Counts bells and messages read from the socket. Fails with -SB_EPROTO when more than
  * SB_BELLS_PER_SECOND found no work: then leave the client. */
 SB_API int32_t sb_worker_bell(struct sb_worker *worker, uint32_t bells);

@@ -228,6 +228,15 @@ int32_t sb_worker_bell(struct sb_worker *worker, uint32_t bells)
 	return flood_counts(&worker->flood, bells);
 }
 
+int32_t sb_worker_ticked(struct sb_worker *worker)
+{
+	if (worker->step != ATTACHED) return 1;
+	uint32_t ticks = load_relaxed(&worker->map.region->client.ticks);
+	bool ticked = ticks == 0 || ticks != worker->ticks;
+	worker->ticks = ticks;
+	return ticked ? 1 : 0;
+}
+
 /* Sleeps until this slot's word may have changed; the caller checks it again.
  * [model: client-sleep] */
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)

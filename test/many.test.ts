@@ -409,6 +409,32 @@ test("a request that waits for room beside another client's request is claimed w
   expect(waits.toSorted((one, other) => one - other)[7]).toBeLessThan(8); // not the client's tick of 20 ms
 });
 
+test("a request that waits for room beside another client's request is claimed when that client ends", async () => {
+  await using space = new Workspace();
+  const b = await space.client();
+  const open: DeferredAnswer[] = [];
+  const worker = await space.worker((request) => void open.push(request.defer()), { concurrency: 1, spin: 0 });
+  const lost: DeferredAnswer[] = [];
+  let endedAt = 0;
+  worker.on("disconnected", () => (endedAt = performance.now()));
+  const waits: number[] = [];
+  for (let round = 0; round < 9; round++) {
+    const a = await space.client();
+    await Promise.all([a.ready(), b.ready()]);
+    const first = ask(a, "first").catch(() => {});
+    await until(() => open.length === 1, "the first runs");
+    const second = ask(b, "second");
+    await Bun.sleep(45); // the worker is full and asleep
+    lost.push(open.pop()!);
+    await a.close({ timeout: 0 });
+    await until(() => open.length === 1, "the second runs");
+    waits.push(performance.now() - endedAt);
+    open.pop()!("done");
+    await Promise.all([first, second]);
+  }
+  expect(waits.toSorted((one, other) => one - other)[4]).toBeLessThan(4); // not the client's tick of 20 ms
+});
+
 test("while all are idle, each client keeps to a worker of its own", async () => {
   await using space = new Workspace();
   const buses = [await space.client(), await space.client()];

@@ -41,7 +41,10 @@ export class RawClient implements AsyncDisposable {
       },
       bytes: () => {},
       message: () => {},
-      closed: (attachment) => this.#drop(attachment),
+      closed: (attachment) => {
+        this.#drop(attachment);
+        name.knock(); // as if it had just come
+      },
       refused: () => {},
     });
   }

@@ -3,8 +3,11 @@
  * worker with 8 clients against the poll with one.
  *
  *     bun bench/dev/pairs.ts
+ *     bun bench/dev/pairs.ts idle [CLIENTS WORKERS]
  *
- * `bun bench/dev/pairs.ts serve DIRECTORY COUNT` starts the process of the workers.
+ * `idle` starts a process for each client and each worker (default: 64 of each) and compares their wake-ups with
+ * the wake-ups of programs that have as many sockets of Bun and no slotbus. The other arguments start such processes: `serve`, `client`, `worker`,
+ * `sockets`.
  */
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -154,9 +157,118 @@ async function measurePolls(): Promise<void> {
   rmSync(directory, { recursive: true });
 }
 
-const [, , what, directory, count] = process.argv;
+/** Programs without slotbus that idle beside the others. */
+const CONTROLS = 8;
+/** Time after which Bun's own timers, for its garbage collector, are as rare as they get, in ms. */
+const SETTLE_MS = 45_000;
+const WATCH_MS = 20_000;
+
+/** Voluntary context switches of each thread of a process: of its main thread, and by name. */
+function threads(pid: number): Map<string, number> {
+  const found = new Map<string, number>();
+  for (const thread of readdirSync(`/proc/${pid}/task`)) {
+    const status = readFileSync(`/proc/${pid}/task/${thread}/status`, "latin1");
+    const name = Number(thread) === pid ? "main" : /^Name:\s+(.*)/m.exec(status)![1]!;
+    const switches = Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)![1]);
+    found.set(name, (found.get(name) ?? 0) + switches);
+  }
+  return found;
+}
+
+/** Lines such as "main 1.25, mi-scavenger 1.50": switches per process and second. */
+function switches(before: readonly Map<string, number>[], after: readonly Map<string, number>[]): string {
+  const sums = new Map<string, number>();
+  after.forEach((threadsNow, i) => {
+    for (const [name, now] of threadsNow)
+      sums.set(name, (sums.get(name) ?? 0) + Math.max(0, now - (before[i]!.get(name) ?? 0)));
+  });
+  const each = (sum: number): string => (sum / after.length / (WATCH_MS / 1_000)).toFixed(2);
+  return [...sums]
+    .filter(([, sum]) => sum > 0)
+    .map(([name, sum]) => `${name} ${each(sum)}`)
+    .join(", ");
+}
+
+/** Resident bytes of a process without its regions, and its descriptors. */
+function weight(pid: number): { mib: number; region: number; fds: number } {
+  const { kib, fds } = usage(pid);
+  const rss = Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))![1]);
+  return { mib: (rss - kib) / 1024, region: kib, fds };
+}
+
+/** Measures idle processes: one for each client, for each worker, and the controls. */
+async function idle(clients: number, workers: number): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), "slotbus-pairs-"));
+  const start = (what: string, count: number, of: number): ReturnType<typeof Bun.spawn>[] =>
+    Array.from({ length: count }, () =>
+      Bun.spawn([process.execPath, import.meta.path, what, directory, `${of}`], { stdout: "pipe" }),
+    );
+  const groups = {
+    "sockets of Bun alone": start("sockets", CONTROLS, Math.max(clients, workers)),
+    clients: start("client", clients, workers),
+    workers: start("worker", workers, clients),
+  };
+  const all = Object.values(groups).flat();
+  const started = performance.now();
+  await Promise.all(all.map((child) => (child.stdout as ReadableStream<Uint8Array>).getReader().read()));
+  console.log(`${clients} x ${workers} attached and used after ${((performance.now() - started) / 1000).toFixed(0)} s`);
+  await Bun.sleep(SETTLE_MS);
+  const before = all.map(({ pid }) => threads(pid));
+  await Bun.sleep(WATCH_MS);
+  const after = all.map(({ pid }) => threads(pid));
+  let first = 0;
+  for (const [what, { length }] of Object.entries(groups)) {
+    const [from, to] = [first, (first += length)];
+    const weights = all.slice(from, to).map(({ pid }) => weight(pid));
+    const mean = (of: "mib" | "region" | "fds"): number => weights.reduce((sum, one) => sum + one[of], 0) / length;
+    const other = what === "clients" ? workers : clients;
+    console.log(`${what}: switches per process and second: ${switches(before.slice(from, to), after.slice(from, to))}`);
+    console.log(
+      `  ${mean("mib").toFixed(0)} MiB without regions, ${mean("fds").toFixed(0)} descriptors; ` +
+        `${(mean("region") / other).toFixed(0)} KiB of each region resident`,
+    );
+  }
+  for (const child of all) child.kill("SIGKILL");
+  await Promise.all(all.map((child) => child.exited));
+  rmSync(directory, { recursive: true });
+}
+
+async function idleClient(directory: string, workers: number): Promise<void> {
+  const bus = await SlotBus.connect({ name: NAME, directory });
+  bus.ref();
+  await bus.ready({ workers, timeout: 200_000 });
+  for (const { id } of bus.workers) await bus.request({ path: "/", body: "x" }, { worker: id });
+  console.log("idle");
+}
+
+async function idleWorker(directory: string): Promise<void> {
+  const worker = await SlotWorker.open({ name: NAME, directory, timeout: 200_000 });
+  worker.serve(() => "x");
+  console.log("idle");
+}
+
+/** Opens `count` sockets of Bun, in pairs, and nothing else. */
+async function idleSockets(directory: string, count: number): Promise<void> {
+  const unix = join(directory, `sockets-${process.pid}`);
+  const sockets: unknown[] = [];
+  Bun.listen({ unix, socket: { open: (socket) => void sockets.push(socket), data() {} } });
+  for (let i = 0; i < count / 2; i++) sockets.push(await Bun.connect({ unix, socket: { data() {} } }));
+  console.log("idle");
+}
+
+const [, , what, ...rest] = process.argv;
+const [directory, count] = rest;
 if (what === "serve") {
   await serve(directory!, Number(count));
+} else if (what === "client") {
+  await idleClient(directory!, Number(count));
+} else if (what === "worker") {
+  await idleWorker(directory!);
+} else if (what === "sockets") {
+  await idleSockets(directory!, Number(count));
+} else if (what === "idle") {
+  console.log(`load ${readFileSync("/proc/loadavg", "latin1").trim()}`);
+  await idle(Number(rest[0] ?? 64), Number(rest[1] ?? 64));
 } else {
   console.log(`load ${readFileSync("/proc/loadavg", "latin1").trim()}`);
   await measure("owned", 1, 64);

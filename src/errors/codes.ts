@@ -31,6 +31,12 @@ export const CODES = {
    */
   EVICTED: { retryable: true },
   /**
+   * A client of a shared bus was stopped, or its event loop was blocked, for 10 s while its streams held places of a full
+   * worker. The worker ended its session with that client, and attaches again when the client continues.
+   * @cure Continue the client (SIGCONT), or end it. Give a worker more `concurrency` than one client can have streams.
+   */
+  CLIENT_STOPPED: { retryable: true },
+  /**
    * The file system of the runtime directory is full.
    * @cure Check it with `df`. Free space with `slotbus clean`; in Docker, raise `--shm-size`.
    */

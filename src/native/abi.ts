@@ -372,6 +372,7 @@ export const SYMBOLS = {
   sb_slot_complete: { args: ["ptr", "u32", "u32", "u32", "u32", "u32", "u32"], returns: "i32" },
   sb_slot_aborted: { args: ["ptr", "u32", "u32"], returns: "i32" },
   sb_worker_loops: { args: ["ptr"], returns: "void" },
+  sb_worker_ticked: { args: ["ptr"], returns: "i32" },
   sb_worker_bell: { args: ["ptr", "u32"], returns: "i32" },
   sb_sessions_open: { args: [], returns: "ptr" },
   sb_sessions_close: { args: ["ptr"], returns: "void" },

@@ -103,6 +103,11 @@ export class WorkerHandle {
     native.sb_worker_loops(this.pointer);
   }
 
+  /** Whether the client's event loop has run since the last call, while the client has requests here. */
+  hasTicked(): boolean {
+    return native.sb_worker_ticked(this.pointer) === 1;
+  }
+
   /** Counts bells and messages received on the socket. `false`: too many of them found no work. */
   countBells(bells: number): boolean {
     return native.sb_worker_bell(this.pointer, bells) === 0;

@@ -4,7 +4,7 @@
  *
  * NAMES    clients share a name and leave it, and an owner takes it: the locks on one file after another
  * DOORS    workers and clients of a name find each other without a timer
- * REGIONS  workers serve two clients, each in a region of its own: parking, room, claims in turn, moves
+ * REGIONS  workers serve two clients, each in a region of its own: parking, room, claims in turn, moves, a client's death
  *
  * A statement is one step. d_step is one system call (locks, the directory) or one instruction (a swap, an exchange of hints or
  * of "parked"). The killer may end a process between any two steps; then the kernel drops its locks and closes its sockets.
@@ -467,9 +467,13 @@ mtype = { FREE, READY, CLAIMED, DONE };
 mtype state[WORKERS * CLIENTS] = FREE;
 byte request[WORKERS * CLIENTS];
 bit ready[WORKERS * CLIENTS], parked[WORKERS * CLIENTS], bell[WORKERS * CLIENTS];
+bit ended[WORKERS * CLIENTS]; /* the worker has ended this session */
+bit killed[CLIENTS], closed[CLIENTS]; /* closed: the kernel has closed the client's sockets */
 byte passed[WORKERS * CLIENTS]; /* claims of the other client since the hint was set */
 byte runs[CLIENTS * (REGIONS + 1)];
 byte finished, moves;
+
+#define HAS_WORK(c) (ready[AT(w, c)] && !ended[AT(w, c)])
 
 inline swap(r, from, to)
 {
@@ -502,7 +506,7 @@ inline claim(r, other)
 			runs[request[r]]++;
 			runs_once = (runs[request[r]] == 1); assert(runs_once);
 			if
-			:: ready[other] && state[other] == READY ->
+			:: ready[other] && !ended[other] && state[other] == READY ->
 				passed[other]++;
 				claims_in_turn = (passed[other] <= 1); assert(claims_in_turn)
 			:: else
@@ -520,7 +524,7 @@ inline take()
 	:: running == CONCURRENCY || found -> break
 	:: else ->
 		if
-		:: ready[AT(w, c)] -> claim(AT(w, c), AT(w, 1 - c))
+		:: HAS_WORK(c) -> claim(AT(w, c), AT(w, 1 - c))
 		:: else
 		fi;
 		c = 1 - c;
@@ -543,10 +547,10 @@ inline take()
 inline looks()
 {
 	if
-	:: running < CONCURRENCY && ready[AT(w, 0)] -> unpark()
+	:: running < CONCURRENCY && HAS_WORK(0) -> unpark()
 #ifndef NO_LOOK_EACH
-	:: running < CONCURRENCY && !ready[AT(w, 0)] && ready[AT(w, 1)] -> unpark()
-	:: running == CONCURRENCY || (!ready[AT(w, 0)] && !ready[AT(w, 1)])
+	:: running < CONCURRENCY && !HAS_WORK(0) && HAS_WORK(1) -> unpark()
+	:: running == CONCURRENCY || (!HAS_WORK(0) && !HAS_WORK(1))
 #else
 	:: else
 #endif
@@ -584,6 +588,23 @@ inline answer(r)
 #endif
 }
 
+/* The client of region r has died: its claims end, and only its claims. */
+inline end_session(r)
+{
+	d_step {
+#ifndef NO_END_FREES
+		if :: state[r] == CLAIMED -> running-- :: else fi;
+#endif
+		ended[r] = 1
+	};
+#ifndef NO_END_ROOM
+	if
+	:: asleep -> unpark()
+	:: else
+	fi
+#endif
+}
+
 proctype worker(byte w)
 {
 	byte c, next, running;
@@ -603,8 +624,9 @@ proctype worker(byte w)
 		:: !found -> park()
 		:: else
 		fi
-	:: state[AT(w, 0)] == CLAIMED -> answer(AT(w, 0)) /* a handler ends */
+	:: state[AT(w, 0)] == CLAIMED && !ended[AT(w, 0)] -> answer(AT(w, 0)) /* a handler ends */
 	:: state[AT(w, 1)] == CLAIMED -> answer(AT(w, 1))
+	:: closed[0] && !ended[AT(w, 0)] -> end_session(AT(w, 0))
 	od
 }
 
@@ -641,30 +663,43 @@ proctype client(byte c; byte count)
 {
 	byte n, at;
 	bit won;
-	do
-	:: n == count -> break
-	:: else ->
-		publish(AT(at, c));
+	{
 		do
-		:: state[AT(at, c)] == DONE -> state[AT(at, c)] = FREE; break
-		:: moves < MOVES && state[AT(at, c)] == READY ->
-			moves++;
-			take_back(AT(at, c));
-			if
-			:: won -> at = WORKERS - 1 - at; publish(AT(at, c))
-			:: else
-			fi
+		:: n == count -> break
+		:: else ->
+			publish(AT(at, c));
+			do
+			:: state[AT(at, c)] == DONE -> state[AT(at, c)] = FREE; break
+			:: moves < MOVES && state[AT(at, c)] == READY ->
+				moves++;
+				take_back(AT(at, c));
+				if
+				:: won -> at = WORKERS - 1 - at; publish(AT(at, c))
+				:: else
+				fi
+			od;
+			n++
 		od;
-		n++
-	od;
-	skip;
+		skip
+	} unless {
+		killed[c];
+		closed[c] = 1
+	};
 	finished++
+}
+
+proctype chance()
+{
+	if
+	:: d_step { KILLS > 0 -> kills++; killed[0] = 1 }
+	:: true
+	fi
 }
 
 init
 {
 	atomic {
-		run client(0, REGIONS); run client(1, SECOND); run worker(0);
+		run client(0, REGIONS); run client(1, SECOND); run worker(0); run chance();
 		if :: WORKERS > 1 -> run worker(1) :: else fi
 	}
 }

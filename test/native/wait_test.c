@@ -221,6 +221,29 @@ TEST("a link is parked while its worker waits for a bell, and no more when one w
 	pair_close(&pair);
 }
 
+TEST("a client ticked when it ticked since the last look; one that never ticks always did")
+{
+	struct pair pair = pair_open(4, 4);
+	CHECK_EQ(sb_worker_ticked(pair.worker), 1); /* it has started */
+	CHECK_EQ(sb_worker_ticked(pair.worker), 0);
+	send_request(&pair, 0); /* a request is not a tick */
+	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
+	CHECK_EQ(sb_worker_ticked(pair.worker), 0);
+	CHECK_EQ(sb_client_tick(pair.client), 0);
+	CHECK_EQ(sb_worker_ticked(pair.worker), 1);
+	CHECK_EQ(sb_worker_ticked(pair.worker), 0);
+	pair.region->client.ticks = UINT32_MAX;
+	CHECK_EQ(sb_worker_ticked(pair.worker), 1);
+	CHECK_EQ(sb_client_tick(pair.client), 0);
+	CHECK_EQ(pair.region->client.ticks, 1); /* never 0 */
+	CHECK_EQ(sb_worker_ticked(pair.worker), 1);
+	for (int i = 0; i < 2; i++) {
+		pair.region->client.ticks = 0; /* a client of a build that does not count */
+		CHECK_EQ(sb_worker_ticked(pair.worker), 1);
+	}
+	pair_close(&pair);
+}
+
 TEST("a link turned when its worker's event loop polled or parked since the last look; a worker "
      "without one always did")
 {

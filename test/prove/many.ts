@@ -6,6 +6,9 @@
  * client, and its response must carry both. At quiet points every client has every worker, no slot is in use, and no process
  * has more descriptors or mappings than before.
  *
+ * At the end a ninth client sends requests at a steady rate, in pairs of phases: while the others are quiet, and while one of them is
+ * stopped in the middle of its requests and streams. The stop must not delay the ninth client's requests.
+ *
  * The run proves nothing if no client or worker was hit while requests ran, if no number was taken again, or if no request
  * moved. It fails then. A number was taken again if all clients have numbers below eight after one was killed.
  */
@@ -17,14 +20,15 @@ import { TIMEOUT_MS } from "./asker.ts";
 import { sizeAsked } from "./figures.ts";
 import { Proof, say } from "./proof.ts";
 import { audit, type Life as Asked } from "./soak/audit.ts";
+import type * as pace from "./stalls/pace.ts";
 import type { Order, Report } from "./soak/client.ts";
 import * as b from "./soak/request-books.ts";
 import { Times } from "./soak/times.ts";
 
 const SIZES = {
-  ci: { kills: 50, pauseMs: 250 },
-  quick: { kills: 200, pauseMs: 250 },
-  long: { kills: 3_000, pauseMs: 100 },
+  ci: { kills: 50, pauseMs: 250, pairs: 9 },
+  quick: { kills: 200, pauseMs: 250, pairs: 15 },
+  long: { kills: 3_000, pauseMs: 100, pairs: 99 },
 } as const;
 const size = SIZES[sizeAsked()];
 const proof = new Proof("many", { kills: size.kills });
@@ -43,10 +47,14 @@ const IDS = 400_000;
 const LONG_MS = 150_000;
 /** States in which a fault must have met a request at least once. */
 const STRUCK = ["ready", "claimed", "streaming"] as const;
+/** Length of a phase of the ninth client, in ms. */
+const PHASE_MS = 350;
+/** How many times longer the p90 of its requests may be while another client is stopped, in the median of all pairs. */
+const SLOWER = 2;
 
 const random = new b.Random(seed);
 const busName = `many-${process.pid}`;
-const parts = 2 * wantedKills + 64; // the workers have part 0
+const parts = 2 * wantedKills + 64; // the workers have part 0, the ninth client has the last
 b.RequestBooks.create(root, parts * IDS, parts);
 const times = Times.create(root);
 
@@ -176,7 +184,7 @@ async function fault(): Promise<void> {
 
 // ---- quiet points -----------------------------------------------------------------------------------------------------
 
-async function quiet(): Promise<void> {
+async function quiet(stays = false): Promise<void> {
   tally.quiet++;
   const { quiet: point } = tally;
   const leak = (what: string): void => {
@@ -196,7 +204,7 @@ async function quiet(): Promise<void> {
   const taken = numbers();
   if (taken.length !== CLIENTS || taken.some((number) => number >= CLIENTS))
     leak(`the clients have the numbers ${taken}`);
-  for (const { actor } of clients) actor.tell({ do: "resume" });
+  if (!stays) for (const { actor } of clients) actor.tell({ do: "resume" });
 }
 
 /** A worker has one region for each client, no open source, and no more descriptors than before. */
@@ -214,6 +222,61 @@ async function inspect(worker: Worker, leak: (what: string) => void): Promise<vo
   if (!descriptors.has(worker.pid)) descriptors.set(worker.pid, counted.fds);
 }
 
+// ---- the pace of the others -------------------------------------------------------------------------------------------
+
+let ninth: Asked | null = null;
+
+/** Compares phases of the ninth client beside quiet clients with phases beside a stopped one. */
+async function keepPace(): Promise<void> {
+  const part = parts - 1;
+  const args = [busName, root, String(seed), String(part)];
+  const client = new Actor<pace.Report, pace.Order>(crew, "stalls/pace.ts", args);
+  times.born(client.pid);
+  const books = new b.RequestBooks(root, part);
+  const life = { first: books.first, end: books.first, killed: false };
+  ninth = life;
+  (await client.loaded()).tell({ do: "go", workers: WORKERS });
+  await client.hear("open", LONG_MS);
+  const measure = async (): Promise<number> => {
+    client.tell({ do: "phase", ms: PHASE_MS, pid: 0 });
+    return (await client.hear("phase", LONG_MS)).p90;
+  };
+  await measure(); // warms up
+  const ratios: number[] = [];
+  for (let pair = 0; pair < size.pairs; pair++) {
+    const free = await measure();
+    const stalled = await besideStopped(random.pick(clients), measure);
+    ratios.push(stalled / free);
+  }
+  const median = ratios.toSorted((x, y) => x - y)[ratios.length >> 1]!;
+  say(`p90 beside a stopped client ÷ beside quiet ones: ${ratios.map((ratio) => ratio.toFixed(2)).join(" ")}`);
+  if (!(median <= SLOWER)) problem(`a stopped client delays others: ${median.toFixed(2)} times in the median`);
+  client.tell({ do: "quiet" });
+  tally.lost += (await client.hear("quiet", LONG_MS)).lost;
+  client.condemned = true;
+  client.process.disconnect(); // it exits, and leaves the bus
+  await client.gone();
+  life.end = books.next;
+  await end();
+}
+
+/** Lets one client run until it has a stream, stops it, and measures. */
+async function besideStopped({ actor, workersKilled }: Life, measure: () => Promise<number>): Promise<number> {
+  actor.tell({ do: "resume" });
+  actor.tell({ do: "stop", pid: 0, want: "streaming" });
+  await stopped(actor.pid);
+  tally.clientStops++;
+  const p90 = await measure();
+  times.continue(actor.pid, true);
+  actor.process.kill("SIGCONT");
+  await actor.hear("faulted", LONG_MS);
+  actor.tell({ do: "quiet", workers: WORKERS, killed: workersKilled, stays: true });
+  const { faults, lost } = await actor.hear("quiet", LONG_MS);
+  tally.lost += lost;
+  for (const text of faults) problem(`client ${actor.pid} after a stop: ${text}`);
+  return p90;
+}
+
 // ---- the run ----------------------------------------------------------------------------------------------------------
 
 async function run(): Promise<void> {
@@ -225,8 +288,8 @@ async function run(): Promise<void> {
     await fault();
     if (n % QUIET_EVERY === 0) await quiet();
   }
-  await quiet();
-  await end();
+  await quiet(true);
+  await keepPace();
 }
 
 /** Ends all processes in order; they must leave no file. */
@@ -270,7 +333,7 @@ try {
 await crew.endAll();
 control.stop(true);
 for (const life of clients) life.end = life.books.next;
-const sums = audit(lives[0]!.books, lives, problem);
+const sums = audit(lives[0]!.books, ninth ? [...lives, ninth] : lives, problem);
 judgeFaults();
 const asked = lives.reduce((sum, { first, end }) => sum + end - first, 0);
 say(

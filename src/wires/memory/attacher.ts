@@ -134,7 +134,8 @@ export class Attacher {
 
   /**
    * The session with the client at `address` has ended. Attaches to that client again after a pause, so that a client that breaks
-   * the protocol, or closes each session, keeps no worker busy. A new client at this address has another socket, and no pause.
+   * the protocol, or closes each session, keeps no worker busy. A new client at this address has another socket, and no pause: its
+   * knock may have come before the end of the old session.
    */
   left(address: string): void {
     this.#known.delete(address);
@@ -143,7 +144,9 @@ export class Attacher {
     const now = this.#clock.now();
     const short = now - session.since < RETURNS.max ? session.short : 0;
     const initial = this.#options.reconnect?.initial ?? RETURNS.initial;
-    const pause = backoff(short, { initial, max: Math.max(initial, RETURNS.max) }, this.#clock.random);
+    const socket = this.#socketOf(address);
+    const isNew = socket !== "" && socket !== session.socket;
+    const pause = isNew ? 0 : backoff(short, { initial, max: Math.max(initial, RETURNS.max) }, this.#clock.random);
     this.#sessions.set(address, { ...session, short: short + 1, until: now + pause });
     if (!isShared(address)) return; // the worker looks again and again
     this.#attempts.set(address, { steps: this.#return(address), due: now + pause });

@@ -14,6 +14,7 @@ import { MessageReader, MessageWriter, readCancel } from "../../native/control.t
 import type { WorkerHandle } from "../../native/worker.ts";
 import { Arenas } from "./arenas.ts";
 import { Rings, type RingsOwner } from "./rings.ts";
+import type { Occupant } from "./stopped.ts";
 import { SlotbusError } from "../../errors.ts";
 
 /** Reports of a connection to its worker. */
@@ -35,7 +36,7 @@ export class Totals {
 }
 
 /** Reads requests from one region and writes responses into it. */
-export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
+export class WorkerConnection implements ClaimOwner, RingsOwner<Claim>, Occupant {
   readonly handle: WorkerHandle;
   readonly turns: Turns;
   readonly reader = new MessageReader();
@@ -86,6 +87,14 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
 
   idOf(serial: number): string {
     return `${this.handle.tag}-${serial.toString(36)}`;
+  }
+
+  get hasStreams(): boolean {
+    return this.#rings.some((rings) => rings !== undefined);
+  }
+
+  hasTicked(): boolean {
+    return this.handle.hasTicked();
   }
 
   /** Bytes moved in the rings of a running request. */

@@ -15,6 +15,7 @@ import { Sessions } from "../../native/sessions.ts";
 import type { WorkerHandle } from "../../native/worker.ts";
 import { Attacher } from "./attacher.ts";
 import { Driver, type Side } from "./driver.ts";
+import { type Occupants, StoppedClients } from "./stopped.ts";
 import { Totals, WorkerConnection, type WorkerConnectionEvents } from "./worker-connection.ts";
 
 /** Largest number of requests taken in one poll. */
@@ -24,7 +25,7 @@ const ATTEMPTS: Backoff = { initial: 10, max: 100 };
 const utf8 = new TextDecoder();
 
 /** The wire of a worker: a connection to each client of its bus, one driver. */
-export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
+export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents, Occupants<WorkerConnection> {
   readonly #options: ResolvedWorkerOptions;
   readonly #clock: Clock;
   readonly #turns: Turns;
@@ -33,6 +34,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   readonly #sessions = new Sessions();
   readonly #attacher: Attacher;
   readonly #totals = new Totals();
+  readonly #stopped: StoppedClients<WorkerConnection>;
   /** Connections by the index of their session. */
   readonly #connections: (WorkerConnection | undefined)[] = [];
   /** Number of connections. */
@@ -53,6 +55,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#turns = new Turns(clock);
     this.#arrivals = arrivals;
     this.#driver = new Driver(this, options.spin, clock);
+    this.#stopped = new StoppedClients(clock, this);
     this.#attacher = new Attacher(options, clock, {
       attached: (handle, address) => this.#adopt(handle, address),
       refused: (error) => this.#refused(error),
@@ -77,7 +80,10 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     let taken = 0;
     while (taken < BATCH && this.#count > 0) {
       const { canTake } = this.#arrivals;
-      if (!canTake && this.#totals.streams === 0) break;
+      if (!canTake) {
+        if (this.#totals.streams === 0) break;
+        this.#stopped.watch();
+      }
       const found = sessions.take(taken === 0 ? spinNs : 0, canTake);
       if (found === "none") break;
       const connection = this.#connections[sessions.index]!;
@@ -143,9 +149,23 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   answered(bytes: number): void {
     this.#driver.expect(bytes, false); // a caller that gets a response may send another request
     this.#arrivals.answered();
+    if (this.#totals.streams > 0 && !this.#arrivals.canTake) this.#stopped.watch();
     // What other clients published while this worker was full rang its bell then.
     const hasRoomAgain = this.#count > 1 && this.#totals.running === this.#options.concurrency - 1;
     if (hasRoomAgain && this.#sessions.hasMore()) this.#driver.wake();
+  }
+
+  get areWaitedFor(): boolean {
+    return this.#count > 1 && this.#totals.streams > 0 && !this.#arrivals.canTake;
+  }
+
+  get occupants(): Iterable<WorkerConnection> {
+    return this.#open;
+  }
+
+  end(connection: WorkerConnection, ms: number): void {
+    const what = `Client ${connection.address} has been stopped or blocked for ${(ms / 1_000).toFixed(0)} s`;
+    this.#lost(connection, new SlotbusError("CLIENT_STOPPED", `${what} with streams at this worker, which is full.`));
   }
 
   corrupt(connection: WorkerConnection, slot: number): void {
@@ -272,14 +292,12 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#detach(connection, reason);
     const { reconnect } = this.#options;
     const isLast = this.#count === 0;
+    if (!isLast) this.#driver.wake(); // the requests that it ran have left room for requests of other clients
     this.hasEnded = isLast && (!reconnect || (!isBlocking && (this.#isClosed || this.#isDraining)));
     if (this.hasEnded) this.#shut();
     this.#arrivals.disconnected(reason);
-    if (this.#isClosed || (!isBlocking && this.#isDraining)) return;
-    // The client's successor may have come before its end was known.
-    if (isBlocking) return this.#attacher.lookSync();
-    if (!isLast) void this.#attacher.look();
-    else if (reconnect && !this.#isSearching) void this.#attachAgain(reconnect);
+    if (isBlocking || this.#isClosed || this.#isDraining) return;
+    if (isLast && reconnect && !this.#isSearching) void this.#attachAgain(reconnect);
   }
 
   #detach(connection: WorkerConnection, reason: SlotbusError): void {
@@ -362,6 +380,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#isClosed = true;
     this.#attacher.close();
     this.#driver.stop();
+    this.#stopped.stop();
   }
 
   get #client(): string {

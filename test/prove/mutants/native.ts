@@ -68,6 +68,12 @@ const rules: (Tested | Attacked)[] = [
     runs: 20,
   },
   {
+    rule: "each tick of a client shows its workers that it runs",
+    file: "slot_client.c",
+    edits: [["store_relaxed(ticks, load_relaxed(ticks) % UINT32_MAX + 1);", "(void)ticks;"]],
+    test: "a client ticked when it ticked since the last look",
+  },
+  {
     rule: "a bell that was held for 50 µs rings with the next message",
     file: "wait.c",
     edits: [["return now - bells->due_ns < LONG_NS;", "(void)LONG_NS; return true;"]],

@@ -1,4 +1,7 @@
-/** `stalls/pace.ts NAME BOOKS SEED`: waits for "go", then sends requests at a steady rate and measures each phase. */
+/**
+ * `stalls/pace.ts NAME BOOKS SEED [PART]`: waits for "go", then sends requests at a steady rate and measures each phase. With
+ * `PART`, it shares its bus with other clients and writes to that part of the books.
+ */
 
 import { SlotBus } from "../../../src/index.ts";
 import { until } from "../../support.ts";
@@ -38,8 +41,9 @@ const TIMEOUT_MS = 150;
 /** Timeout of a request while the cost of a stop is counted. A stop is ten times as long: a client that trusted the stopped worker again would lose more. */
 const COST_TIMEOUT_MS = 300;
 
-const [name, directory, seed] = process.argv.slice(2);
-const books = new b.RequestBooks(directory!);
+const [name, directory, seed, part] = process.argv.slice(2);
+const isShared = part !== undefined;
+const books = new b.RequestBooks(directory!, Number(part ?? 0));
 const say = (report: Report): void => void process.send!(report);
 const asker = new Asker(books, new Times(directory!), Number(seed), (what) => say({ is: "broken", what }));
 
@@ -102,7 +106,8 @@ let readOn = Promise.withResolvers<void>();
 process.on("disconnect", () => process.exit(0));
 process.on("message", async (order: Order) => {
   if (order.do === "go") {
-    const bus = await SlotBus.create({ name: name!, slots: 16, payloadBytes: LIMIT });
+    const options = { name: name!, slots: 16, payloadBytes: LIMIT };
+    const bus = isShared ? await SlotBus.connect(options) : await SlotBus.create(options);
     asker.bus = bus;
     bus.ref();
     bus.on("died", ({ pid }, reason) => say({ is: "broken", what: `pid ${pid} was only stopped: ${reason}` }));
