@@ -116,23 +116,49 @@ test("heads with text that is not ASCII are parsed, also among others with the s
 
 test("memory that changes while a head is read", () => {
   const stage = new Stage();
-  const [a, b, c] = ["a", "b", "c"].map((id) => ["/", "", "", "", "x-id", id]);
+  const [a, b, c] = ["aaaa", "bbbb", "cccc"].map((id) => ["/", "", "", "", "x-id1", id]);
   let after = (): void => {};
-  const { copyText } = stage.arena;
-  stage.arena.copyText = function (length) {
-    const text = copyText.call(this, length);
-    after();
-    return text;
-  };
+  const { words } = stage.arena;
+  const last = stage.write(a!) / 4 - 1; // no bytes are left behind the last word
+  const changing = new Proxy(words, {
+    get(target, index) {
+      const word = Reflect.get(target, index) as number;
+      if (Number(index) === last) after();
+      return word;
+    },
+  });
+  Object.assign(stage.arena, { words: changing });
   stage.read(a!);
+  let changes = 0;
+  after = () => {
+    changes++;
+    stage.write(c!);
+  };
   const second = stage.read(b!);
-  after = () => void stage.write(c!);
-  expect(stage.read(b!)).toBe(second);
+  expect([changes, second.strings(0, 6)]).toEqual([1, b!]);
   after = () => {};
+  expect(stage.read(b!)).toBe(second);
   expect(stage.read(c!).strings(0, 6)).toEqual(c!);
   expect([stage.read(b!).strings(0, 6), second.strings(0, 6)]).toEqual([b!, b!]);
   after = () => void stage.arena.bytes.fill(255);
   expect(stage.read(a!).strings(0, 6)).toEqual(a!);
+});
+
+test("a change of any byte of the text is noticed, alone and with another one", () => {
+  const stage = new Stage();
+  const strings = ["/a", "", "", "", "n", "vw", "mm", "x", "last", "12345"];
+  const text = strings.join("");
+  const size = stage.write(strings);
+  stage.reader.read(stage.arena, size);
+  for (let one = 0; one < text.length; one++)
+    for (let two = one; two < text.length; two++) {
+      stage.write(strings);
+      stage.reader.read(stage.arena, size);
+      for (const at of [one, two]) stage.arena.bytes[size - text.length + at] = 0x21;
+      const bytes = stage.arena.bytes.slice(0, size);
+      const read = stage.reader.read(stage.arena, size);
+      expect(read.strings(0, read.count)).toEqual(Head.decode(bytes, leading).strings(0, strings.length));
+    }
 });
 
 test("a reader reads any heads in any order as one without a cache does", () => {

@@ -135,6 +135,30 @@ describe("an answer", () => {
     await expectAtRest(bus);
   });
 
+  test("its source runs to its first piece within `respond`, after the head has left", async () => {
+    await using space = new Workspace();
+    const steps: string[] = [];
+    const { bus } = await space.pair((request) => {
+      async function* later(): AsyncGenerator<string> {
+        steps.push("async", request.respond("twice"));
+        yield "a";
+      }
+      function* now(): Generator<string> {
+        steps.push("sync", request.respond("twice"));
+        yield "b";
+      }
+      request.respond(request.path === "/async" ? later() : now());
+      steps.push("responded");
+    });
+    for (const [path, text] of [
+      ["/async", "a"],
+      ["/sync", "b"],
+    ] as const) {
+      expect(await (await bus.stream({ path })).text()).toBe(text);
+    }
+    expect(steps).toEqual(["async", "duplicate", "responded", "sync", "duplicate", "responded"]);
+  });
+
   test("an error before, after the first piece, and at the end arrives in its place", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair(async function* (request) {

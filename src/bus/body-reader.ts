@@ -299,8 +299,8 @@ export abstract class StreamedBody {
    * Returns the body as it arrives, in chunks of at most 64 KiB or the size of `into`. A body that does not stream is one chunk.
    * Leaving the loop early cancels the rest.
    */
-  chunks(options: ChunkOptions = {}): Chunks {
-    return new Chunks(this.reader, chunkOptions.resolve(options).into, this);
+  chunks(options?: ChunkOptions): Chunks {
+    return new Chunks(this.reader, options === undefined ? null : chunkOptions.resolve(options).into, this);
   }
 
   /** Returns the body as a WHATWG stream, which reads nothing ahead. */

@@ -73,6 +73,12 @@ export class BodyWriter {
    */
   send(source: StreamSource, ended: (end: SendEnd) => void): void {
     this.#ended = ended;
+    void this.#sendLater(source);
+  }
+
+  /** As {@link send}, but takes the first chunk from the source within this call. */
+  start(source: StreamSource, ended: (end: SendEnd) => void): void {
+    this.#ended = ended;
     void this.#pump(source);
   }
 
@@ -93,39 +99,52 @@ export class BodyWriter {
     ended?.(how);
   }
 
-  async #pump(source: StreamSource): Promise<void> {
+  async #sendLater(source: StreamSource): Promise<void> {
     await Promise.resolve();
     if (this.#stopped) return endSource(source);
+    return this.#pump(source);
+  }
+
+  #pump(source: StreamSource): Promise<void> {
+    return Symbol.asyncIterator in source ? this.#pumpAsync(source) : this.#pumpSync(source);
+  }
+
+  async #pumpAsync(source: StreamSource): Promise<void> {
     try {
-      if ((await this.#take(source)) && this.#outgoing.flush()) this.#end(SENT);
+      const iterator = iterate(source) as AsyncIterator<Uint8Array | string>;
+      this.#iterator = iterator;
+      for (;;) {
+        const { done, value } = await iterator.next();
+        if (this.#stopped) return;
+        if (done) break;
+        const bytes = bytesOf(value);
+        const at = this.#write(bytes, 0);
+        if ((at < bytes.length || this.#steps >= TURN_STEPS) && !(await this.#pause(bytes, at))) return;
+      }
     } catch (error) {
-      if (this.#outgoing.flush()) this.#end({ how: "failed", error });
+      return this.#fail(error);
     }
+    this.#complete();
   }
 
-  #take(source: StreamSource): Promise<boolean> {
-    const iterator = (this.#iterator = iterate(source));
-    return Symbol.asyncIterator in source
-      ? this.#takeAsync(iterator as AsyncIterator<Uint8Array | string>)
-      : this.#takeSync(iterator as Iterator<Uint8Array | string>);
-  }
-
-  /** Sends an asynchronous source. Resolves to `false` when stopped. */
-  async #takeAsync(iterator: AsyncIterator<Uint8Array | string>): Promise<boolean> {
-    for (;;) {
-      const { done, value } = await iterator.next();
-      if (this.#stopped) return false;
-      if (done) return true;
-      const bytes = bytesOf(value);
-      const at = this.#write(bytes, 0);
-      if ((at < bytes.length || this.#steps >= TURN_STEPS) && !(await this.#pause(bytes, at))) return false;
+  async #pumpSync(source: StreamSource): Promise<void> {
+    try {
+      const iterator = iterate(source) as Iterator<Uint8Array | string>;
+      this.#iterator = iterator;
+      for (let rest = this.#fill(iterator); rest; rest = this.#fill(iterator))
+        if (!(await this.#pause(rest, 0))) return;
+    } catch (error) {
+      return this.#fail(error);
     }
+    this.#complete();
   }
 
-  async #takeSync(iterator: Iterator<Uint8Array | string>): Promise<boolean> {
-    for (let rest = this.#fill(iterator); rest; rest = this.#fill(iterator))
-      if (!(await this.#pause(rest, 0))) return false;
-    return true;
+  #complete(): void {
+    if (this.#outgoing.flush()) this.#end(SENT);
+  }
+
+  #fail(error: unknown): void {
+    if (this.#outgoing.flush()) this.#end({ how: "failed", error });
   }
 
   /**

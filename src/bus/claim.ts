@@ -270,7 +270,7 @@ export class Claim {
       return isDuplicate ? "duplicate" : "late";
     }
     this.#writer = new BodyWriter(outgoing, owner.turns);
-    this.#writer.send(source, (end) => this.#finish(request, outgoing, end));
+    this.#writer.start(source, (end) => this.#finish(request, outgoing, end));
     return "sent";
   }
 

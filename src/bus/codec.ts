@@ -27,6 +27,8 @@ const SHORT_BYTES = 32;
 export class Arena {
   readonly buffer: ArrayBuffer;
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** The same memory in words of 4 bytes. */
+  readonly words: Uint32Array<ArrayBuffer>;
   /** Head that {@link HeadWriter} left at the start of the arena and that was not overwritten since. */
   head: Uint8Array | null = null;
   readonly #text: FastBuffer;
@@ -34,6 +36,7 @@ export class Arena {
   constructor(buffer: ArrayBuffer) {
     this.buffer = buffer;
     this.bytes = new Uint8Array(buffer);
+    this.words = new Uint32Array(buffer, 0, buffer.byteLength >> 2);
     this.#text = Buffer.from(buffer) as unknown as FastBuffer;
   }
 
@@ -45,11 +48,6 @@ export class Arena {
       return true;
     }
     return this.#text.compare(bytes, 0, length, 0, length) === 0;
-  }
-
-  /** Returns a copy of the first `length` bytes as text, with one unit per byte. */
-  copyText(length: number): string {
-    return this.#text.latin1Slice(0, length);
   }
 
   /** Writes text as UTF-8 and returns its length in bytes. */

@@ -273,11 +273,13 @@ export class Exchange {
     this.#settle(response);
     const signal = signalOf(this.options);
     if (signal) this.watch(signal);
-    const { deadline = Infinity, idle = Infinity } = this.options;
-    const over = (limit: "deadline" | "idle", ms: number) => (): void =>
-      this.#break(new StreamTimeoutError(this.id, limit, ms, reader.bytes));
-    streams.limit(deadline, over("deadline", deadline));
-    streams.limitIdle(idle, over("idle", idle));
+    const { deadline, idle } = this.options;
+    if (deadline !== undefined) streams.limit(deadline, () => this.#overdue("deadline", deadline, reader));
+    if (idle !== undefined) streams.limitIdle(idle, () => this.#overdue("idle", idle, reader));
+  }
+
+  #overdue(limit: "deadline" | "idle", ms: number, reader: BodyReader): void {
+    this.#break(new StreamTimeoutError(this.id, limit, ms, reader.bytes));
   }
 
   /** Called when a streamed response is complete: reads the remaining bytes of `incoming`. */

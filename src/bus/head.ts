@@ -26,22 +26,17 @@ export class Head {
   /** Data that a reader derived from the head, kept for the next message with the same head. */
   note: object | null = null;
   readonly #table: Table;
-  /** The whole head if its text is ASCII, else its text. */
+  /** The whole head if its text is ASCII, else its text; `""` if the strings are decoded. */
   readonly #text: string;
-  /** Private copy of the head, to compare the next one with; `null` for a variant that was not repeated. */
-  #bytes: Uint8Array | null;
-  /** An earlier head with the same table, whose strings are decoded; `null` from the time when this head's strings are too. */
-  #base: Head | null;
-  #strings: readonly string[] | null = null;
+  #strings: readonly string[] | null;
   /** Path or content type, which is read for almost every message. */
   #first: string | null = null;
   #headers: HeaderList | null = null;
 
-  private constructor(table: Table, text: string, bytes: Uint8Array | null, base: Head | null) {
+  private constructor(table: Table, text: string, strings: readonly string[] | null) {
     this.#table = table;
     this.#text = text;
-    this.#bytes = bytes;
-    this.#base = base;
+    this.#strings = strings;
   }
 
   /** `leading` is the number of strings before the pairs. @throws `PROTOCOL` if the lengths do not match the text. */
@@ -69,12 +64,8 @@ export class Head {
     const text = isAscii ? fast.latin1Slice.call(bytes, 0, bytes.length) : fast.utf8Slice.call(bytes, at, bytes.length);
     if (!isAscii && text.length !== units) throw malformed();
     const firstHeader = leading + 2 * parameters;
-    return new Head(
-      { count, parameters, firstHeader, isAscii, size: bytes.length, start: isAscii ? at : 0, ends },
-      text,
-      bytes,
-      null,
-    );
+    const table = { count, parameters, firstHeader, isAscii, size: bytes.length, start: isAscii ? at : 0, ends };
+    return new Head(table, text, null);
   }
 
   /** Decodes a copy of the first `length` bytes of the arena. @throws `PROTOCOL` */
@@ -95,29 +86,44 @@ export class Head {
     return this.#table.size;
   }
 
-  /** Whether the arena starts with this head. `false` also for a variant that {@link next} has not found again. */
-  isIn(arena: Arena): boolean {
-    return this.#bytes !== null && arena.startsWith(this.#bytes);
+  /** Whether the text has one byte per unit. */
+  get isAscii(): boolean {
+    return this.#table.isAscii;
   }
 
-  /** Returns the head in `arena`, of the same size, if both are ASCII and have the same table; otherwise `null`. */
-  next(arena: Arena): Head | null {
-    const { isAscii, start, size } = this.#table;
-    if (!isAscii) return null;
-    const text = arena.copyText(size); // shared memory may change: all that follows reads the copy
-    if (text === this.#text) {
-      this.#bytes ??= Buffer.from(text, "latin1");
-      return this;
+  /** Offset of the text, if it is ASCII. */
+  get start(): number {
+    return this.#table.start;
+  }
+
+  /**
+   * Returns the head in `bytes`, which has the same table. It differs from this head in `count` words of 4 bytes, whose indices
+   * are in `words`, in rising order: only the strings in them are decoded.
+   */
+  variant(bytes: Uint8Array, words: Uint16Array, count: number): Head {
+    const { start, ends } = this.#table;
+    const strings = this.#all().slice();
+    let at = start;
+    for (let n = 0, i = 0; n < count; n++) {
+      const from = 4 * words[n]!;
+      for (; i < ends.length && at < from + 4; i++) {
+        const end = start + ends[i]!;
+        if (end > from && end > at) strings[i] = fast.latin1Slice.call(bytes, at, end);
+        at = end;
+      }
     }
-    for (let at = 0; at < start; at++) if (text.charCodeAt(at) !== this.#text.charCodeAt(at)) return null;
-    return new Head(this.#table, text, null, this.#strings ? this : this.#base);
+    return new Head(this.#table, "", strings);
   }
 
   /** Returns the string at `index`. */
   string(index: number): string {
-    if (index === 0) return (this.#first ??= this.#decodeFirst());
+    if (this.#strings) return this.#strings[index]!;
+    return index === 0 ? (this.#first ??= this.#decode(0)) : this.#decode(index);
+  }
+
+  #decode(index: number): string {
     const { start, ends } = this.#table;
-    return this.#strings?.[index] ?? this.#text.substring(start + ends[index - 1]!, start + ends[index]!);
+    return this.#text.substring(start + (index === 0 ? 0 : ends[index - 1]!), start + ends[index]!);
   }
 
   /** Returns the strings from `first` up to `end`, excluding `end`. */
@@ -131,49 +137,70 @@ export class Head {
     return this.#headers;
   }
 
-  #decodeFirst(): string {
-    if (this.#strings) return this.#strings[0]!;
-    const { start, ends } = this.#table;
-    const base = this.#base;
-    const end = start + ends[0]!;
-    return base && this.#same(base, start, end) === end ? base.#strings![0]! : this.#text.substring(start, end);
-  }
-
   #all(): readonly string[] {
-    if (this.#strings) return this.#strings;
-    const base = this.#base;
-    const text = this.#text;
-    const { start, ends } = this.#table;
-    const strings: string[] = [];
-    let first = text.length;
-    let last = 0;
-    if (base) {
-      first = this.#same(base, start, text.length);
-      last = text.length;
-      while (last > first && text.charCodeAt(last - 1) === base.#text.charCodeAt(last - 1)) last--;
-    }
-    let from = start;
-    for (let i = 0; i < ends.length; i++) {
-      const to = start + ends[i]!;
-      strings.push(base && (to <= first || from >= last) ? base.#strings![i]! : text.substring(from, to));
-      from = to;
-    }
-    this.#base = null;
-    return (this.#strings = strings);
+    return (this.#strings ??= this.#table.ends.map((_, index) => this.#decode(index)));
+  }
+}
+
+/** Numbers of the words in which a head differs from the one before. */
+const changed = new Uint16Array(MEMO_BYTES / 4 + 1);
+
+/** The last head of one size, with a private copy of its bytes. */
+class LastHead {
+  head: Head;
+  readonly #bytes: Uint8Array;
+  /** Words of the copy; `null` before a head differed. */
+  #words: Uint32Array | null = null;
+  /** Whether the last head differed from the one before. */
+  #varies = false;
+
+  constructor(head: Head, bytes: Uint8Array) {
+    this.head = head;
+    this.#bytes = bytes;
   }
 
-  /** Returns the first offset from `from` at which this text and the text of `base` differ; at most `end`. */
-  #same(base: Head, from: number, end: number): number {
-    let at = from;
-    while (at < end && this.#text.charCodeAt(at) === base.#text.charCodeAt(at)) at++;
-    return at;
+  /** Returns the head in `arena`, of the same size, if it has the same table; otherwise `null`, and this object is of no more use. */
+  read(arena: Arena): Head | null {
+    const bytes = this.#bytes;
+    if (!this.#varies && arena.startsWith(bytes)) return this.head;
+    const { isAscii, start } = this.head;
+    if (!isAscii) return null;
+    for (let at = 0; at < start; at++) if (arena.bytes[at] !== bytes[at]) return null;
+    const count = this.#update(arena, start);
+    this.#varies = count > 0;
+    return count === 0 ? this.head : (this.head = this.head.variant(bytes, changed, count));
+  }
+
+  /**
+   * Copies the bytes from `start` on, each once, because shared memory may change. Returns the number of words that differ, whose
+   * indices are in {@link changed}.
+   */
+  #update({ words: theirs, bytes: their }: Arena, start: number): number {
+    const bytes = this.#bytes;
+    const words = (this.#words ??= new Uint32Array(bytes.buffer, 0, bytes.length >> 2));
+    let count = 0;
+    for (let i = start >> 2; i < words.length; i++) {
+      const word = theirs[i]!;
+      if (word === words[i]) continue;
+      words[i] = word;
+      changed[count++] = i;
+    }
+    let differs = false;
+    for (let at = 4 * words.length; at < bytes.length; at++) {
+      const byte = their[at]!;
+      if (byte === bytes[at]) continue;
+      bytes[at] = byte;
+      differs = true;
+    }
+    if (differs) changed[count++] = words.length;
+    return count;
   }
 }
 
 /** Copies heads out of shared memory. Returns a cached head if the bytes are equal. */
 export class HeadReader {
   readonly #leading: number;
-  readonly #memo: (Head | undefined)[] = [];
+  readonly #memo: (LastHead | undefined)[] = [];
 
   constructor(leading: number) {
     this.#leading = leading;
@@ -183,11 +210,12 @@ export class HeadReader {
   read(arena: Arena, length: number): Head {
     const place = length % MEMO_ENTRIES;
     const known = this.#memo[place];
-    const isSameSize = known !== undefined && known.size === length;
-    if (isSameSize && known.isIn(arena)) return known;
-    const next = isSameSize ? known.next(arena) : null;
-    const head = next ?? Head.copy(arena, length, this.#leading);
-    if (length <= MEMO_BYTES) this.#memo[place] = head;
+    const read = known !== undefined && known.head.size === length ? known.read(arena) : null;
+    if (read) return read;
+    this.#memo[place] = undefined;
+    const bytes = arena.bytes.slice(0, length);
+    const head = Head.decode(bytes, this.#leading);
+    if (length <= MEMO_BYTES) this.#memo[place] = new LastHead(head, bytes);
     return head;
   }
 }

@@ -37,8 +37,11 @@ export class Rings<Of = unknown> {
   readonly status: FlowStatus;
   /** Room that the writer waits for, in bytes. Both directions share one word in the slot, so each `move` writes it again. */
   need = 0;
-  readonly incoming: RingReader;
-  readonly outgoing: RingWriter;
+  readonly #written: Arena;
+  readonly #own: Arena;
+  readonly #clock: Clock;
+  #incoming: RingReader | null = null;
+  #outgoing: RingWriter | null = null;
 
   /** `written` is the arena that the other side writes, `own` the arena that this side writes. */
   constructor(
@@ -55,14 +58,24 @@ export class Rings<Of = unknown> {
     this.start = headLimit;
     this.size = Math.min(C.SB_RING_MAX, own.bytes.length - headLimit);
     this.status = status;
-    this.incoming = new RingReader(this, written);
-    this.outgoing = new RingWriter(this, own, clock);
+    this.#written = written;
+    this.#own = own;
+    this.#clock = clock;
+  }
+
+  /** Created on first use, because most streams have one direction. */
+  get incoming(): Incoming {
+    return (this.#incoming ??= new RingReader(this, this.#written));
+  }
+
+  get outgoing(): Outgoing {
+    return (this.#outgoing ??= new RingWriter(this, this.#own, this.#clock));
   }
 
   /** Called when the other side moved bytes or waits for bytes. */
   moved(): void {
-    this.outgoing.moved();
-    this.incoming.onMoved?.();
+    this.#outgoing?.moved();
+    this.#incoming?.onMoved?.();
   }
 }
 
@@ -72,8 +85,8 @@ class RingWriter implements Outgoing {
   readonly #arena: Arena;
   readonly #clock: Clock;
   /** Room in the ring from `#at` on, in bytes. */
-  #room = 0;
-  #at = 0;
+  #room: number;
+  #at: number;
   /** Number of bytes that were written but not handed over. */
   #kept = 0;
   /** Whether the other side has taken all bytes, so that the next bytes are handed over at once. */
@@ -86,6 +99,8 @@ class RingWriter implements Outgoing {
     this.#rings = rings;
     this.#arena = arena;
     this.#clock = clock;
+    this.#room = rings.size; // this side has sent nothing yet
+    this.#at = rings.start;
   }
 
   write(bytes: Uint8Array, from: number): number {

@@ -86,6 +86,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents, O
       }
       const found = sessions.take(taken === 0 ? spinNs : 0, canTake);
       if (found === "none") break;
+      const isLast = taken === 0 && !sessions.hasMore();
       const connection = this.#connections[sessions.index]!;
       if (found === "ended") {
         this.#broken(
@@ -97,13 +98,14 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents, O
       if (found === "taken") {
         const request = this.#take(connection, now);
         if (!request) continue;
-        if (taken === 0 && sessions.hasMore()) this.#driver.hold();
+        if (taken === 0 && !isLast) this.#driver.hold();
         this.#arrivals.arrived(request);
       } else {
+        if (taken === 0 && !isLast) this.#driver.hold();
         connection.moved();
-        if (taken === 0 && connection.isOpen && sessions.hasMore()) this.#driver.hold();
       }
       taken++;
+      if (isLast) break; // the microtasks run first
     }
     return taken;
   }
