@@ -76,6 +76,12 @@ describe("a call", () => {
     const views = [bytes.subarray(0, 100_000), bytes.subarray(50_000, 150_000)] as const;
     const both = (await pool.run("echo", [views])) as typeof views;
     expect(both[0].buffer).toBe(both[1].buffer); // inside of a value, views of one buffer still share it
+    expect(await pool.run("share", views)).toBe(true); // and so do arguments
+    expect(await pool.run("share", [bytes.slice(0, 100_000), bytes.slice(0, 100_000)])).toBe(false);
+    const changed = bytes.slice(0, 100_000);
+    const sent = pool.run("echo", [changed]);
+    changed.fill(0); // the call has a snapshot
+    expect(same((await sent) as Uint8Array, bytes.subarray(0, 100_000))).toBe(true);
     const blob = (await pool.run("echo", [new Blob([bytes])])) as Blob;
     expect(same(await blob.bytes(), bytes)).toBe(true);
   });
@@ -89,6 +95,15 @@ describe("a call", () => {
     expect(left).toBeLessThanOrEqual(60_001);
     expect((await pool.run("call", [])).left).toBe(Infinity);
     expect(task).toThrow(InvalidConfigError);
+  });
+
+  test("has the environment of the pool, without the variable that made its process a process of the pool", async () => {
+    await using space = new Workspace();
+    await using pool = await start(space, { env: { COLOUR: "red" } });
+    expect(await Promise.all([pool.run("variable", ["COLOUR"]), pool.run("variable", ["SLOTBUS_POOL"])])).toEqual([
+      "red",
+      undefined,
+    ]);
   });
 
   test("waits for a free process, and runs beside others when concurrency allows it", async () => {
@@ -209,6 +224,16 @@ describe("a process that ends", () => {
     await until(() => ends.length === 1, "the event");
     expect([lines, ends]).toEqual([["about to end: exit"], [[0, 3]]]);
   });
+});
+
+test("standard error of processes appears on that of the program when nobody listens", async () => {
+  await using space = new Workspace();
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "fixtures/pool-log.ts")], {
+    env: { ...process.env, SLOTBUS_DIR: space.directory },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const [out, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+  expect([out, errors, await child.exited]).toEqual(["WORKER_DIED\n", "about to end: exit\n", 0]);
 });
 
 describe("time limits", () => {

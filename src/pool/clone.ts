@@ -1,6 +1,6 @@
 /**
- * Values on their way between the processes of a pool, by structured clone. Large buffers stand beside the clone, so that each
- * side copies them once:
+ * Values on their way between the processes of a pool, by structured clone. Large buffers stand beside the clone, which would
+ * copy them several times:
  *
  *     u32 length of the clone, top bit: buffers follow │ clone │ (padding to 8 │ buffer) …
  */

@@ -154,8 +154,8 @@ export class Pool<M = AnyModule> extends Closing<PoolEvents> {
   ): Promise<ResultOf<M[K]>> {
     try {
       const body = this.#encode(name, args);
-      const response = await this.#bus.request({ path: name, query: "run", body, id: this.#idOf(name) }, options);
-      const [value] = decodeValues(response.body);
+      using response = await this.#bus.borrow({ path: name, query: "run", body, id: this.#idOf(name) }, options);
+      const [value] = decodeValues(response.body, true);
       if (response.status !== 200) throw errorOf(value as Failure);
       this.#completed++;
       return value as ResultOf<M[K]>;
