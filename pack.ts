@@ -21,6 +21,9 @@ const stage = join(root, "zig-out/package");
  */
 const PREFIX = "slotbus_entry_";
 
+/** The program of a pool's processes, which is not bundled either. */
+const POOL_PROGRAM = "pool/worker.js";
+
 /** Zig's target triple for each platform; `zig build cross` names its folders like this. */
 const TRIPLES: Record<(typeof PLATFORMS)[number], string> = {
   "linux-x64-gnu": "x86_64-linux-gnu.2.17",
@@ -139,13 +142,14 @@ function trimDeclarations(): void {
 }
 
 /**
- * Returns the library files that the command and its bench import, relative to `src`. Their own files are not bundled:
+ * Returns the library files that the command, its bench and the program of a pool import, relative to `src`. Their own files are not bundled:
  * some of them are started as programs.
  */
 function importedByCommand(): string[] {
   const dist = join(stage, "dist");
   return [join(dist, "cli"), join(stage, "bench")]
     .flatMap((folder) => files(folder, ".js"))
+    .concat(join(dist, POOL_PROGRAM))
     .flatMap((file) =>
       [...readFileSync(file, "utf8").matchAll(/(?:from|import\() ?"(\.[^"]+)\.js"/g)].map(([, target]) =>
         relative(dist, join(dirname(file), `${target}.ts`)),
@@ -160,7 +164,8 @@ function importedByCommand(): string[] {
  */
 async function bundle(): Promise<void> {
   const dist = join(stage, "dist");
-  const bundled = (ending: string): string[] => files(dist, ending).filter((file) => !file.startsWith(`${dist}/cli/`));
+  const bundled = (ending: string): string[] =>
+    files(dist, ending).filter((file) => !file.startsWith(`${dist}/cli/`) && file !== join(dist, POOL_PROGRAM));
   for (const file of bundled(".js")) rmSync(file);
   const packed = Object.values<string>(manifest.exports).filter((source) => source.endsWith(".ts"));
   const entries = [...new Set([...packed.map((source) => source.replace("./src/", "")), ...importedByCommand()])];

@@ -72,6 +72,7 @@ const places: readonly (readonly [table: string, heading: string, prefix?: strin
   ["stdio/options.ts subscribeOptions", "`bus.request` and `bus.subscribe` of a stdio bus"],
   ["stdio/options.ts notificationOptions", "`bus.request` and `bus.subscribe` of a stdio bus"],
   ["stdio/options.ts stdioServeOptions", "`bus.serve` of a stdio bus, and `serve`"],
+  ["pool/options.ts poolOptions", "`Pool.start`"],
   ["serve.ts serveOptions", "`bus.serve` of a stdio bus, and `serve`", "serve."],
   ["supervisor/options.ts poolOptions", "A supervised pool"],
   ["testing.ts crashOptions", "`slotbus/testing`, `slotbus/otel`", "crashWorker."],
@@ -83,6 +84,7 @@ const places: readonly (readonly [table: string, heading: string, prefix?: strin
 const shared: Readonly<Record<string, string>> = {
   "`workers` of `SlotBus.create`": "A supervised pool",
   "`StdioBus.start`": "A supervised pool",
+  "`Pool.start`": "A supervised pool",
 };
 
 interface Described {

@@ -12,6 +12,7 @@ import type { PublishRow } from "../bench/events/publish.ts";
 import type { FlowRow } from "../bench/events/suite.ts";
 import { type Late, wasClaimed } from "../bench/many/late.ts";
 import type { BlockedRow, ManyRow } from "../bench/many/suite.ts";
+import type { PoolRow } from "../bench/pool/suite.ts";
 import type { Bar } from "../bench/report.ts";
 import { type Order, type Params, run } from "../bench/stdio/loop.ts";
 import type { StdioRow, TripRow } from "../bench/stdio/suite.ts";
@@ -77,6 +78,8 @@ test("invalid usage is one line on stderr and exit code 2", () => {
     ["bench", "busy", "--situations", "quiet,party"],
     ["bench", "busy", "--against", "fetch-tcp"],
     ["bench", "busy", "--slots", "257"],
+    ["bench", "pool", "over"],
+    ["bench", "pool", "--against", "workerpool"],
     ["bench", "many", "over"],
     ["bench", "many", "--against", "fetch-unix"],
     ["bench", "constructor"],
@@ -286,6 +289,26 @@ test("bench stdio --json: each host's worker is another process, and a note says
     if (row.system === "slotbus") expect(row.slower).toBe(1);
   }
   expect([bars.length, notes]).toEqual([2, ["node-ipc is skipped: Node is not installed."]]);
+}, 60_000);
+
+test("bench pool --json: a crash loses one task in processes, and the whole program in threads; a note says when Node is missing", () => {
+  const { rows, bars, notes } = suite<PoolRow>({ PATH: "/nonexistent" }, "pool");
+  const systems = ["slotbus", "bun-worker", "bun-spawn"];
+  const cases = ["one", "empty", "1 ms", "10 ms", "1 MiB", "crash"];
+  expect(rows.map(({ system, case: kind }): string => `${kind} ${system}`)).toEqual(
+    cases.flatMap((kind) => systems.map((system) => `${kind} ${system}`)),
+  );
+  for (const row of rows.filter(({ case: kind }) => kind !== "crash")) {
+    expect(row.tasks_per_second).toBeGreaterThan(0);
+    if (row.case === "10 ms") expect(row.tasks_per_second).toBeLessThan(201); // two workers
+  }
+  expect(rows.filter(({ crash }) => crash !== null).map(({ crash }) => crash!.split(",")[0])).toEqual([
+    "0 of 12 other tasks lost",
+    "ends the program (SIGSEGV)",
+    "0 of 12 other tasks lost",
+  ]);
+  expect(bars.length).toBe(2);
+  expect(notes).toEqual(["piscina and tinypool are skipped: Node or npm is not installed."]);
 }, 60_000);
 
 test("bench busy --json: requests beside busy loops and on one processor", () => {

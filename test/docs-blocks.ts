@@ -125,6 +125,7 @@ const exported: Readonly<Record<string, string>> = {
   "slotbus/supervisor": "Supervisor",
   hono: "Hono",
   "slotbus/serve": "serve callBus",
+  "slotbus/pool": "Pool task",
   "bun:test": "expect test",
   "slotbus/testing": "TestBus crashWorker fakeClock assertNoLeaks",
 };

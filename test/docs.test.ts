@@ -178,21 +178,24 @@ test("every option of a bus, a worker and a request is on the page of the bus, w
   );
 });
 
-test.each(["bus", "streams"])("the program at the top of docs/%s.md prints what the page says", async (name) => {
-  const directory = mkdtempSync(join(import.meta.dir, ".page-"));
-  try {
-    for (const block of blocks(`docs/${name}.md`, "ts")) {
-      const [, file] = /^\/\/ (\w+\.ts):/.exec(block) ?? [];
-      if (file !== undefined) writeFileSync(join(directory, file), block);
+test.each(["bus", "streams", "pool"])(
+  "the program at the top of docs/%s.md prints what the page says",
+  async (name) => {
+    const directory = mkdtempSync(join(import.meta.dir, ".page-"));
+    try {
+      for (const block of blocks(`docs/${name}.md`, "ts")) {
+        const [, file] = /^\/\/ (\w+\.ts):/.exec(block) ?? [];
+        if (file !== undefined) writeFileSync(join(directory, file), block);
+      }
+      const program = Bun.spawn([process.execPath, "main.ts"], { cwd: directory, stdout: "pipe", stderr: "inherit" });
+      expect(await program.stdout.text()).toBe(
+        blocksOf(`docs/${name}.md`).find(({ output }) => output !== null)!.output!,
+      );
+    } finally {
+      rmSync(directory, { recursive: true });
     }
-    const program = Bun.spawn([process.execPath, "main.ts"], { cwd: directory, stdout: "pipe", stderr: "inherit" });
-    expect(await program.stdout.text()).toBe(
-      blocksOf(`docs/${name}.md`).find(({ output }) => output !== null)!.output!,
-    );
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
-});
+  },
+);
 
 /** The flags in the help of a command. */
 function flagsOf(command: string): Set<string> {

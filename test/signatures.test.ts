@@ -9,6 +9,8 @@ import type { SlotBus, SlotWorker } from "slotbus";
 import type * as H from "slotbus/hub";
 import { Hub, type HubEmitter, type HubRequest, HubWorker, sse } from "slotbus/hub";
 import type { instrument, InstrumentOptions } from "slotbus/otel";
+import { Pool, type PoolEvents, type PoolStats, type RunName, type StreamName, task, type Task } from "slotbus/pool";
+import type * as L from "slotbus/pool";
 import type * as W from "slotbus/serve";
 import type { callBus, serve } from "slotbus/serve";
 import type * as S from "slotbus/stdio";
@@ -24,6 +26,60 @@ import { type Emits, type Equal, type Expect, type Failed, type Getters, shop, t
 type Push = (path: string, type: string, data: unknown) => Promise<number>;
 type PushAll = (pattern: string, params: Text, type: string, data: unknown) => Promise<number>;
 type FetchOfHub = (request: Request, server?: Server<unknown>) => Response | Promise<Response>;
+
+type Work = {
+  resize(image: Uint8Array, options: { width: number }): Promise<Uint8Array>;
+  now(): Date;
+  rows(path: string): AsyncGenerator<string[], void>;
+  ids(): Generator<number, void>;
+  later(): Promise<ReadableStream<Uint8Array>>;
+  fails(): never;
+  version: string;
+};
+declare const pool: Pool<Work>;
+declare const untyped: Pool;
+
+export const ofPool = async (): Promise<void> => {
+  const image: Uint8Array = await pool.run("resize", [new Uint8Array(1), { width: 2 }], { timeout: 1, signal });
+  const now: Date = await pool.run("now", [], { idempotent: true });
+  for await (const row of pool.stream("rows", ["a.csv"])) row.at(0)?.trim();
+  for await (const id of pool.stream("ids", [])) id.toFixed();
+  for await (const bytes of pool.stream("later", [])) bytes.subarray();
+  void [image, now, await untyped.run("any", [1, "two"])];
+  for await (const item of untyped.stream("any", [])) void item.any;
+  // @ts-expect-error: no such function
+  void pool.run("resized", []);
+  // @ts-expect-error: a width is a number
+  void pool.run("resize", [new Uint8Array(1), { width: "2" }]);
+  // @ts-expect-error: an argument is missing
+  void pool.run("resize", [new Uint8Array(1)]);
+  // @ts-expect-error: a generator streams
+  void pool.run("rows", ["a.csv"]);
+  // @ts-expect-error: not a generator
+  void pool.stream("now", []);
+  // @ts-expect-error: not a function
+  void pool.run("version", []);
+  // @ts-expect-error: no such option
+  void pool.run("now", [], { worker: 1 });
+};
+declare const signal: AbortSignal;
+
+export type OfPool = [
+  Expect<Equal<typeof Pool.start<Work>, (options: L.PoolOptions) => Promise<Pool<Work>>>>,
+  Expect<Equal<RunName<Work>, "resize" | "now" | "fails">>,
+  Expect<Equal<StreamName<Work>, "rows" | "ids" | "later">>,
+  Expect<Equal<Parameters<Pool<Work>["run"]>[0], RunName<Work>>>,
+  Expect<Equal<Parameters<Pool<Work>["stream"]>[0], StreamName<Work>>>,
+  Expect<Equal<Parameters<Pool<Work>["run"]>[2], L.RunOptions | undefined>>,
+  Expect<Getters<Pool, "name", string>>,
+  Expect<Equal<Pick<Pool, "closed" | "drain" | "close">, Pick<SlotBus, "closed" | "drain" | "close">>>,
+  Expect<Equal<Pool["stats"], () => PoolStats>>,
+  Expect<Emits<Pool, PoolEvents>>,
+  Expect<Equal<keyof PoolEvents, "joined" | "left" | "died" | "log" | "paused" | "resumed">>,
+  Expect<Equal<typeof task, () => Task>>,
+  Expect<Equal<Pick<Task, "name" | "id">, { readonly name: string; readonly id: string }>>,
+  Expect<Equal<Pick<Task, "signal" | "deadline">, { readonly signal: AbortSignal; readonly deadline: number }>>,
+];
 
 type Refused = { readonly name: string; readonly pid: number | null };
 type Named = { readonly id: string; readonly method: string; readonly path: string };

@@ -96,9 +96,10 @@ const mayImport: Record<string, string[]> = {
   events: ["fleet", "native"],
   contest: ["fleet", "native"],
   hub: ["bus", "native", "."],
+  pool: ["bus", "supervisor", "."],
   stdio: ["supervisor"],
   cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "supervisor", "wires", "."],
-  bench: ["cli", "contest", "events", "fleet", "native", "stdio", "."],
+  bench: ["cli", "contest", "events", "fleet", "native", "pool", "stdio", "."],
 };
 
 /** The only files of `native` that some folders may import: they have no bun:ffi. */

@@ -298,8 +298,9 @@ export class UnsupportedError extends define("UNSUPPORTED", asGiven) {}
  */
 export class RemoteError extends define(
   "REMOTE",
-  (remote: { code: string; name: string; message: string; stack: string }) => ({
+  (remote: { code: string; name: string; message: string; stack: string; cause?: unknown }) => ({
     message: `${remote.name}: ${remote.message}`,
+    cause: remote.cause,
     mayHaveExecuted: true,
     fields: {
       /** Code of the error in the worker: `"HANDLER_FAILED"`, `"PAYLOAD_TOO_LARGE"`, … */

@@ -74,6 +74,23 @@ export const CODES = {
    */
   UNKNOWN_POOL: { retryable: false },
   /**
+   * The module of a pool does not export a function with this name, or the call expects a stream from a function that returns
+   * a value, or the reverse.
+   * @cure Correct the name: the message lists the nearest one. Call generators with `stream`, other functions with `run`.
+   */
+  UNKNOWN_FUNCTION: { retryable: false },
+  /**
+   * The module of a pool failed to load in a worker process. `cause` is its own error.
+   * @cure Fix the error in `cause`, then start the pool again.
+   */
+  MODULE_FAILED: { retryable: false },
+  /**
+   * An argument or a result of a task cannot be copied to another process: it contains a function, a class with private
+   * state, a promise, a stream or another object that structured clone rejects.
+   * @cure Send plain data: text, numbers, arrays, objects, dates, maps, sets, buffers, errors.
+   */
+  NOT_CLONEABLE: { retryable: false },
+  /**
    * Another process already listens on the address.
    * @cure Stop that process, or choose another address.
    */

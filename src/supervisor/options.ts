@@ -33,6 +33,11 @@ const restartRows = {
   policy: choice("always", ["always", "on-failure", "never"]),
   /** Restarts of a worker allowed within `window`. If it ends once more, it is paused. 0: none; `Infinity`: no limit. */
   maxRestarts: endless(5, 0, MAX_TIMER_MS),
+  /**
+   * Ends of a worker that count for `maxRestarts`: `"all"`, or `"starts"`: only ends of a process that was never ready, so a
+   * worker whose requests crash it is always restarted.
+   */
+  counts: choice("all", ["all", "starts"]),
   /** Length of the sliding window of `maxRestarts`, in ms. */
   window: integer(60_000, 1, MAX_TIMER_MS, " ms"),
   /** Pauses before restarts. */
@@ -69,6 +74,8 @@ const recycleRows = {
   maxAge: endless(Infinity, 1, MAX_TIMER_MS, " ms"),
   /** Number of requests after which a worker is replaced. `Infinity`: never. */
   maxRequests: endless(Infinity, 1, MAX_TIMER_MS),
+  /** Resident memory of the worker's process above which it is replaced, in bytes; checked each second. `Infinity`: never. */
+  maxMemory: endless(Infinity, 1_048_576, Number.MAX_SAFE_INTEGER, " bytes"),
 };
 
 /** When and how soon a worker that ended is restarted. */

@@ -18,17 +18,18 @@ export class Restarts {
   }
 
   /**
-   * Requests a restart at `now` (ms) of a worker that was ready for `readyMs`. Returns the pause before it in ms, or `null` if
-   * there were `maxRestarts` restarts within the window.
+   * Requests a restart at `now` (ms) of a worker that was ready for `readyMs`, 0 if it never was. Returns the pause before it in
+   * ms, or `null` if there were `maxRestarts` restarts within the window.
    */
   grant(now: number, readyMs: number): number | null {
-    const { maxRestarts, window, healthyAfter } = this.#options;
+    const { maxRestarts, counts, window, healthyAfter } = this.#options;
+    const isCounted = counts === "all" || readyMs === 0;
     this.#granted = this.#granted.filter((at) => now - at < window);
-    if (this.#granted.length >= maxRestarts) return null;
+    if (isCounted && this.#granted.length >= maxRestarts) return null;
     if (readyMs >= healthyAfter) this.#pauses = 0;
     const pause = this.pause();
     // The restart counts from when it happens. Without a limit nothing is kept.
-    if (maxRestarts !== Infinity) this.#granted.push(now + pause);
+    if (isCounted && maxRestarts !== Infinity) this.#granted.push(now + pause);
     return pause;
   }
 

@@ -176,6 +176,13 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     return run;
   }
 
+  /** @internal Kills the process with this id at once; its worker is restarted. Returns `false` if the pool has no such process. */
+  kill(pid: number): boolean {
+    const life = [...this.#owner.lives].find(({ process }) => process.pid === pid);
+    life?.process.kill("SIGKILL");
+    return life !== undefined;
+  }
+
   /** Keeps this process alive while a worker is neither stopped nor given up (default). */
   ref(): void {
     this.#isRef = true;

@@ -1,5 +1,6 @@
 /** One worker of a pool: its successive processes and the pauses between them. */
 
+import { readFileSync } from "node:fs";
 import { shorten } from "../backoff.ts";
 import { type Clock, pause, startTimer } from "../clock.ts";
 import { ENTRY_VARIABLE } from "../compiled.ts";
@@ -12,6 +13,8 @@ import { Restarts } from "./restarts.ts";
 
 /** Time in which a process must end after its output to count as ended by itself, in ms. */
 const EXIT_MS = 50;
+/** Time between two checks of `recycle.maxMemory`, in ms. */
+const WEIGH_MS = 1_000;
 
 /** @internal The pool of a {@link Worker}. */
 export interface WorkerOwner<Connection extends WorkerLink> {
@@ -47,8 +50,9 @@ export class Life<Connection extends WorkerLink> {
   wasAsked = false;
   /** Whether it will be replaced. */
   isReplaced = false;
-  /** Timer of `recycle.maxAge`. */
+  /** Timers of `recycle.maxAge` and `recycle.maxMemory`. */
   age: { close(): unknown } | null = null;
+  memory: { close(): unknown } | null = null;
   readonly #owner: WorkerOwner<Connection>;
 
   /** Starts the process. @throws {InvalidConfigError}, `PROGRAM_NOT_FOUND`, {@link WorkerStartError}. */
@@ -239,6 +243,7 @@ export class Worker<Connection extends WorkerLink> {
     void life.process.exited.then((report) => {
       lives.delete(life);
       life.age?.close();
+      life.memory?.close();
       life.isRetired = true;
       this.#owner.changed();
       life.connection?.ended(report);
@@ -257,6 +262,7 @@ export class Worker<Connection extends WorkerLink> {
     const { maxAge } = pool.recycle;
     const ms = shorten(maxAge, 0.1, clock.random);
     life.age = startTimer(clock, ms, () => this.recycle(life));
+    if (pool.recycle.maxMemory !== Infinity) this.#weigh(life);
     this.setState("ready");
     tell("joined", this.status);
     if (life.version < this.#owner.version) this.#owner.inTurn(async () => void (await this.renew()));
@@ -269,6 +275,14 @@ export class Worker<Connection extends WorkerLink> {
   async renew(): Promise<unknown> {
     const life = this.current;
     return life?.isRetired === false && life.version < this.#owner.version ? this.#replace(life, false) : null;
+  }
+
+  /** Replaces the process when it uses too much memory. */
+  #weigh(life: Life<Connection>): void {
+    life.memory = startTimer(this.#owner.clock, WEIGH_MS, () => {
+      if (residentBytes(life.process.pid) > this.#owner.pool.recycle.maxMemory) this.recycle(life);
+      else this.#weigh(life);
+    });
   }
 
   recycle(life: Life<Connection>): void {
@@ -308,6 +322,16 @@ export class Worker<Connection extends WorkerLink> {
   #neverRan(): ExitReport {
     const end = { exitCode: null, signal: null, uptimeMs: 0, oomKills: null, how: "itself", stderrTail: "" } as const;
     return { worker: this.id, life: this.#life, pid: 0, ...end };
+  }
+}
+
+/** Returns the resident memory of a process in bytes; 0 if it has ended. */
+function residentBytes(pid: number): number {
+  try {
+    const [, kibibytes = "0"] = /^VmRSS:\s*(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1")) ?? [];
+    return Number(kibibytes) * 1024;
+  } catch {
+    return 0;
   }
 }
 

@@ -6,6 +6,7 @@ import { fleetNativeRules } from "./fleet-native.ts";
 import { hubRules } from "./hub.ts";
 import { type LibraryRule, libraryRules } from "./library.ts";
 import { nativeRules } from "./native.ts";
+import { poolRules } from "./pool.ts";
 import { stdioRules } from "./stdio.ts";
 import { supervisorRules } from "./supervisor.ts";
 
@@ -20,4 +21,5 @@ export const rulesInTypeScript: LibraryRule[] = [
   ...stdioRules,
   ...supervisorRules,
   ...contractRules,
+  ...poolRules,
 ];

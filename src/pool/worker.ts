@@ -1,0 +1,5 @@
+/** The program of a pool's processes. */
+
+import { servePool } from "./serve.ts";
+
+await servePool();

@@ -1,0 +1,157 @@
+/** The programs of docs/recipes.md, run as they stand there. */
+
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import manifest from "../package.json";
+import { blocksOf, commandsOf, fileOf, root } from "./docs-blocks.ts";
+import { Program } from "./program.ts";
+import { until } from "./wait.ts";
+
+const blocks = blocksOf("docs/recipes.md");
+const [runWriter = "", runServer = ""] = blocks.filter(({ language }) => language === "sh").flatMap(commandsOf);
+/** Longest wait for a state, in ms: other tests may use the processors. */
+const PATIENCE_MS = 30_000;
+
+let folder = "";
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "slotbus-recipes-"));
+  const modules = join(folder, "node_modules");
+  mkdirSync(join(folder, "run"), { mode: 0o700 });
+  mkdirSync(join(modules, ".bin"), { recursive: true });
+  symlinkSync(root, join(modules, "slotbus"));
+  symlinkSync(join(root, "node_modules/hono"), join(modules, "hono"));
+  symlinkSync(join(root, manifest.bin.slotbus), join(modules, ".bin/slotbus"));
+  for (const block of blocks.filter(({ language }) => language === "ts"))
+    writeFileSync(join(folder, fileOf(block)!), block.code);
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function freePort(): string {
+  using server = Bun.serve({ port: 0, fetch: () => new Response() });
+  return `${server.port}`;
+}
+
+/** Starts a command in the folder of the recipes. */
+function start(command: string, env: Record<string, string> = {}): Program {
+  const path = [join(folder, "node_modules/.bin"), join(root, "node_modules/.bin"), process.env["PATH"]].join(":");
+  const all = { PATH: path, SLOTBUS_DIR: join(folder, "run"), DB: join(folder, "shop.db"), ...env };
+  return new Program(["sh", "-c", `cd ${folder} && exec ${command}`], all);
+}
+
+async function end(program: Program): Promise<void> {
+  program.process.kill("SIGTERM");
+  expect(await program.process.exited).toBe(0);
+}
+
+/** Fetches on a connection of its own, so that any process of a port may answer. */
+async function get(url: string, init: RequestInit = {}): Promise<Response> {
+  return fetch(url, { keepalive: false, ...init });
+}
+
+test("Hono with a pool hashes and verifies in another process, and ends in order", async () => {
+  const port = freePort();
+  await using server = start("bun hono-server.ts", { PORT: port });
+  await server.line("listens", PATIENCE_MS);
+  const post = (path: string, body: string): Promise<Response> =>
+    get(`http://localhost:${port}${path}`, { method: "POST", body });
+  const hash = await (await post("/hash", "secret")).text();
+  expect(await Bun.password.verify("secret", hash)).toBe(true);
+  expect(await (await post("/verify", JSON.stringify({ password: "secret", hash }))).json()).toBe(true);
+  expect(await (await post("/verify", JSON.stringify({ password: "guess", hash }))).json()).toBe(false);
+  expect((await post("/verify", JSON.stringify({ password: "guess", hash: "nonsense" }))).status).toBe(500);
+  const all = await Promise.all(Array.from({ length: 140 }, () => post("/hash", "secret")));
+  expect(new Set(all.map(({ status }) => status))).toEqual(new Set([200, 503]));
+  const busy = await Promise.all(all.filter(({ status }) => status === 503).map((response) => response.text()));
+  expect(busy).toContain("BusOverloadedError");
+  await end(server);
+}, 60_000);
+
+test("one process does the cron job, and after its death another one, with a higher token", async () => {
+  await using all = new AsyncDisposableStack();
+  const processes = [1, 2, 3].map(() => all.use(start("bun cron.ts", { EVERY_MS: "20" })));
+  const leaders = (): Program[] => processes.filter(({ lines }) => lines.length > 0);
+  await until(() => leaders().some(({ lines }) => lines.length >= 3), "three jobs", PATIENCE_MS);
+  const [first] = leaders();
+  expect(leaders()).toHaveLength(1);
+  first!.process.kill("SIGKILL");
+  await until(() => leaders().length === 2, "another leader", PATIENCE_MS);
+  const token = ({ lines }: Program): number => Number(/token (\d+)/.exec(lines[0]!)![1]);
+  expect(token(leaders().find((one) => one !== first)!)).toBeGreaterThan(token(first!));
+}, 60_000);
+
+test("a message reaches the sockets of all processes of a port", async () => {
+  const port = freePort();
+  await using all = new AsyncDisposableStack();
+  const servers = [1, 2].map(() => all.use(start("bun chat.ts", { PORT: port })));
+  for (const server of servers) await server.line("process", PATIENCE_MS);
+  const sockets: { pid: string; texts: string[]; socket: WebSocket }[] = [];
+  const open = async (room: string): Promise<(typeof sockets)[number]> => {
+    const socket = new WebSocket(`ws://localhost:${port}/${room}`);
+    all.defer(() => socket.terminate());
+    const texts: string[] = [];
+    socket.onmessage = ({ data }) => texts.push(String(data));
+    await until(() => texts.length === 1, "the welcome");
+    return { pid: texts.shift()!, texts, socket };
+  };
+  await until(
+    async () => {
+      sockets.push(await open("red"));
+      return new Set(sockets.map(({ pid }) => pid)).size === 2;
+    },
+    "sockets of both processes",
+    PATIENCE_MS,
+  );
+  const other = await open("blue");
+  sockets[0]!.socket.send("hello");
+  await until(() => sockets.every(({ texts }) => texts.length === 1), "the message");
+  expect(sockets.every(({ texts }) => texts[0] === "hello")).toBe(true);
+  other.socket.send("bye");
+  await until(() => other.texts.length === 1, "the message of the other room");
+  expect([other.texts, sockets[0]!.texts]).toEqual([["bye"], ["hello"]]);
+}, 60_000);
+
+test("servers write through one SQLite process, and no write is lost when it is killed between two", async () => {
+  const port = freePort();
+  await using all = new AsyncDisposableStack();
+  const writer = all.use(start(runWriter));
+  const servers = [1, 2].map(() => all.use(start(runServer, { PORT: port })));
+  for (const server of servers) await server.line("process", PATIENCE_MS);
+  const visit = async (page: string): Promise<number> =>
+    ((await (await get(`http://localhost:${port}/${page}`)).json()) as { count: number }).count;
+  const counts = await Promise.all(Array.from({ length: 50 }, () => visit("tea")));
+  expect(counts.sort((a, b) => a - b)).toEqual(Array.from({ length: 50 }, (_, i) => i + 1));
+  const { pid } = await writer.logged("joined", 1, PATIENCE_MS);
+  process.kill(pid!, "SIGKILL");
+  await writer.logged("died", 1, PATIENCE_MS);
+  expect(await visit("tea")).toBe(51);
+  expect(await (await get(`http://localhost:${port}/visits`)).json()).toEqual([{ page: "/tea", count: 51 }]);
+  for (const server of servers) await end(server);
+  await end(writer);
+}, 60_000);
+
+test("Hono's typed client calls an app in a worker", async () => {
+  await using program = start("bun rpc-main.ts");
+  expect(await program.process.exited).toBe(0);
+  const block = blocks.find((one) => fileOf(one) === "rpc-main.ts")!;
+  expect(`${program.lines.join("\n")}\n`).toBe(block.output!);
+}, 60_000);
+
+test("tokens arrive as they are made, and the model ends when the browser leaves", async () => {
+  const port = freePort();
+  await using server = start("bun tokens-server.ts", { PORT: port });
+  await server.line("listens", PATIENCE_MS);
+  const url = `http://localhost:${port}/answer?q=Why%3F`;
+  expect(await (await get(`http://localhost:${port}/`)).text()).toContain("EventSource");
+  const text = await (await get(url)).text();
+  expect(text).toStartWith('data: "Why? "\n\ndata: "Because "\n\n');
+  expect(text).toEndWith("event: end\ndata:\n\n");
+  await until(() => server.lines.filter((line) => line === "the model ended").length === 1, "the end of the first");
+  const abort = new AbortController();
+  const response = await get(url, { signal: abort.signal });
+  const { value } = await response.body!.getReader().read();
+  expect(new TextDecoder().decode(value)).toStartWith('data: "Why? "');
+  abort.abort();
+  await until(() => server.lines.filter((line) => line === "the model ended").length === 2, "the end of the second");
+}, 60_000);
