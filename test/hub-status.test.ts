@@ -306,13 +306,13 @@ describe("its stream", () => {
 describe("as data", () => {
   test("health is 200 while every worker is there, and names workers that are gone", async () => {
     await using stage = await Stage.open();
-    expect(await (await stage.fetch("/_slotbus/health")).json()).toEqual({ ok: true, gone: [] });
+    expect(await (await stage.fetch("/_slotbus/health")).json()).toEqual({ ok: true, gone: [], draining: false });
     const worker = await stage.worker("w");
     expect((await stage.fetch("/_slotbus/health")).status).toBe(200);
     await worker.kill();
     await until(async () => (await stage.fetch("/w/users/1")).status === 503, "its routes are 503");
     const response = await stage.fetch("/_slotbus/health");
-    expect([response.status, await response.json()]).toEqual([503, { ok: false, gone: ["w"] }]);
+    expect([response.status, await response.json()]).toEqual([503, { ok: false, gone: ["w"], draining: false }]);
   });
 
   test("routes are listed by path, in any order of registration", async () => {

@@ -6,14 +6,15 @@ import { closeOlder, noteOpened } from "../hot.ts";
 import { SlotBus } from "../slotbus.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import { SlotbusError } from "../errors.ts";
+import { ClientLimits, untilSent } from "./client-limits.ts";
 import { ControlPlane, health } from "./control.ts";
 import { Cors, preflightMethod } from "./cors.ts";
 import { Failure, failureOf, RETRY } from "./failure.ts";
-import { addressIn } from "./forwarded.ts";
 import { type HubOptions, hubOptions, type ResolvedHubOptions } from "./options.ts";
 import { isReserved, type Pattern } from "./pattern.ts";
 import { Pinger } from "./pinger.ts";
 import { answer, forward, headerOf, type Incoming, type RequestHeaders } from "./proxy.ts";
+import { Proxies } from "./proxies.ts";
 import { Registry } from "./registry.ts";
 import { Meter } from "./meter.ts";
 import type { HubEvents } from "./service.ts";
@@ -36,6 +37,10 @@ interface Exchange {
   path: string;
   /** Client address, for listeners of `request`; `undefined` when there are none. */
   readonly address: string | null | undefined;
+  /** Ends the request for the limits of its client; `null` without limits. */
+  ended: (() => void) | null;
+  /** Whether the response is an event stream of the hub. */
+  isStream: boolean;
 }
 
 /** Ids for requests without `x-request-id`; unique across hubs. */
@@ -71,11 +76,16 @@ export class Hub extends Closing<HubEvents> {
   readonly #status: Status;
   readonly #pinger: Pinger | null;
   readonly #cors: Cors | null;
+  readonly #proxies: Proxies;
+  readonly #limits: ClientLimits | null;
   readonly #control: ControlPlane;
   readonly #server: AnyServer | null;
   readonly #startedAt = performance.now();
   /** Scheme and host of the last request. The next request mostly has the same, which then needs no check. */
   #origin = " ";
+  /** `performance.now()` when the hub began to drain; `null` before. */
+  #drainsSince: number | null = null;
+  readonly #retired = Promise.withResolvers<void>();
   #isRetired = false;
   #stopped = false;
 
@@ -109,8 +119,14 @@ export class Hub extends Closing<HubEvents> {
       tell: (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
     });
     this.#streams = new EventStreams(this.#registry, options);
-    this.#status = new Status(this.#registry, this.#meter, options, () => this.#streams.clients);
+    this.#status = new Status(this.#registry, this.#meter, options, {
+      clients: () => this.#streams.clients,
+      isDraining: () => this.#drainsSince !== null,
+    });
     this.#cors = options.cors ? new Cors(options.cors) : null;
+    this.#proxies = new Proxies(options.trustProxy);
+    const { concurrency, rate } = options.perClient;
+    this.#limits = concurrency === null && rate === null ? null : new ClientLimits(options.perClient);
     this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services) : null;
     try {
       this.#control = new ControlPlane(options, this.#registry, this.#streams);
@@ -136,6 +152,11 @@ export class Hub extends Closing<HubEvents> {
     return this.#control.url;
   }
 
+  /** Number of clients of event streams. */
+  get clients(): number {
+    return this.#streams.clients;
+  }
+
   /**
    * Handles a request. Never rejects. Call it inside your own `Bun.serve`, which needs `idleTimeout: 255`, and `maxRequestBodySize`
    * if `payloadBytes` is above 128 MiB.
@@ -146,7 +167,18 @@ export class Hub extends Closing<HubEvents> {
     const given = headerOf(headers, "x-request-id");
     const id = given !== null && REQUEST_ID.test(given) ? given : this.#ids.next();
     const address = this.listenerCount("request") > 0 ? this.#clientOf(request, headers, server) : undefined;
-    const exchange: Exchange = { request, headers, id, server, began, worker: "", path: "", address };
+    const exchange: Exchange = {
+      request,
+      headers,
+      id,
+      server,
+      began,
+      worker: "",
+      path: "",
+      address,
+      ended: null,
+      isStream: false,
+    };
     try {
       const response = this.#answer(exchange);
       if (response instanceof Response) return this.#own(exchange, response);
@@ -159,8 +191,13 @@ export class Hub extends Closing<HubEvents> {
     }
   };
 
-  /** Accepts no new requests, ends event streams, and waits until running requests are answered. */
+  /**
+   * Turns `/health` to 503 and continues for `drainDelay`. Then it accepts no new requests, ends event streams, and waits until
+   * running requests are answered, for at most `timeout` ms. A `timeout` of 0 skips the delay.
+   */
   protected async finish(timeout: number): Promise<void> {
+    this.#drainsSince ??= performance.now();
+    if (timeout > 0) await this.#delay(this.#drainsSince + this.options.drainDelay - performance.now());
     const deadline = performance.now() + timeout;
     this.#retire();
     if (this.#server) await this.#untilAnswered(this.#server, deadline);
@@ -198,7 +235,9 @@ export class Hub extends Closing<HubEvents> {
       // An event stream of a mounted app may stay silent for hours.
       if (answered.contentType.startsWith("text/event-stream")) exchange.server?.timeout(exchange.request, 0);
       const bytes = exchange.request.method === "HEAD" ? 0 : answered.wholeBytes;
-      return this.#record(exchange, answer(answered, exchange), bytes);
+      const response = answer(answered, exchange);
+      exchange.isStream = bytes === null;
+      return this.#record(exchange, response, bytes);
     } catch (error) {
       return this.#own(exchange, this.#fail(error, exchange.id));
     }
@@ -215,10 +254,19 @@ export class Hub extends Closing<HubEvents> {
     const { status } = response;
     const ms = performance.now() - began;
     this.#meter.record(worker, status, ms);
-    if (address === undefined) return response;
+    if (this.#drainsSince !== null) response.headers.set("connection", "close"); // its client connects again, elsewhere
+    const whole = exchange.ended ? this.#leave(exchange, response) : response;
+    if (address === undefined) return whole;
     const { id, path, request } = exchange;
     const info = { id, method: request.method, path, status, ms, bytes, worker: worker || null, address };
     queueMicrotask(() => this.emit("request", info));
+    return whole;
+  }
+
+  /** Ends the request for the limits of its client: now, or when its stream has been sent. */
+  #leave({ ended, isStream, request }: Exchange, response: Response): Response {
+    if (isStream && response.body) return untilSent(response, request.signal, ended!);
+    ended!();
     return response;
   }
 
@@ -228,13 +276,17 @@ export class Hub extends Closing<HubEvents> {
     if (!url.startsWith(this.#origin)) this.#origin = originOf(url);
     const { path, query } = split(url);
     exchange.path = path;
+    if (this.#limits && path !== "/health") {
+      const client = this.#clientOf(request, headers, server);
+      if (client !== null) exchange.ended = this.#limits.enter(client, exchange.began);
+    }
     if (headerOf(headers, "upgrade")?.toLowerCase() === "websocket")
       throw new Failure(501, "NO_WEBSOCKET", "The hub does not support WebSockets.");
     const match = this.#registry.table.find(request.method, path);
     if (this.#cors && this.#isOwnPreflight(exchange, match !== null)) return this.#cors.preflight(headers, id);
     if (!match || (isOpen(match.route.pattern) && isReserved(path))) return this.#answerSelf(exchange, path);
     const { params, route } = match;
-    const { pattern, owner, sse } = route;
+    const { pattern, owner, sse, limits } = route;
     exchange.worker = owner.name;
     if (!owner.isThere) {
       if (sse && isEventSource(request)) return emptyStream(id);
@@ -242,14 +294,29 @@ export class Hub extends Closing<HubEvents> {
     }
     const address = this.#addressOf(request, server);
     const proto = url.startsWith("https") ? "https" : "http";
-    const incoming: Incoming = { request, headers, id, path, query, pattern: pattern.text, params, address, proto };
-    const { timeout } = this.options;
+    const forwarded = headerOf(headers, "x-forwarded-for");
+    const incoming: Incoming = {
+      request,
+      headers,
+      id,
+      path,
+      query,
+      pattern: pattern.text,
+      params,
+      proto,
+      isTrusted: this.#proxies.trusts(address),
+      via: this.#proxies.routeOf(address, forwarded),
+    };
     if (!sse) {
-      if (timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
-      return forward(owner.bus, incoming, this.options);
+      if (limits.timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
+      return forward(owner.bus, incoming, limits);
     }
     server?.timeout(request, IDLE_S);
-    return this.#streams.open(route, incoming);
+    exchange.isStream = true;
+    return this.#streams.open(route, incoming).catch((error) => {
+      exchange.isStream = false;
+      throw error;
+    });
   }
 
   /** Whether the request is a CORS preflight for a request that the hub itself would answer. */
@@ -268,27 +335,34 @@ export class Hub extends Closing<HubEvents> {
     return server?.requestIP(request)?.address ?? null;
   }
 
-  /** Client address. With `trustProxy` the last of `x-forwarded-for`, as only that one was added by the proxy. */
+  /** Client address; a trusted proxy names it. */
   #clientOf(request: Request, headers: RequestHeaders, server: AnyServer | undefined): string | null {
-    const route = this.options.trustProxy ? headerOf(headers, "x-forwarded-for") : null;
-    if (!route) return this.#addressOf(request, server);
-    return addressIn(route.slice(route.lastIndexOf(",") + 1))?.address ?? null;
+    return this.#proxies.clientOf(this.#addressOf(request, server), headerOf(headers, "x-forwarded-for"));
   }
 
-  #answerSelf({ request, id, server }: Exchange, path: string): Response {
-    if (path === "/health" && OWN[path]!.includes(request.method)) return Response.json(health(this.#registry));
+  #answerSelf(exchange: Exchange, path: string): Response {
+    const { request, id, server } = exchange;
+    if (path === "/health" && OWN[path]!.includes(request.method)) return this.#health();
     if (path === "/events" && request.method === "GET") {
       server?.timeout(request, IDLE_S);
+      exchange.isStream = true;
       return this.#streams.openAll(request, id);
     }
     if (Status.isStatusPath(path)) {
       server?.timeout(request, IDLE_S);
+      exchange.isStream = path.endsWith("/stream");
       return this.#status.answer(request, path, server?.requestIP(request)?.address ?? null, id);
     }
     const allowed = isReserved(path) ? (OWN[path] ?? []) : this.#registry.table.allowed(path);
     if (allowed.length === 0) return this.#answerUnknown(request, path, id);
     const allow = allowed.join(", ");
     throw new Failure(405, "METHOD", `${request.method} is not allowed on this path. Allowed: ${allow}.`, { allow });
+  }
+
+  /** 503 once the hub drains, so that a load balancer sends new requests elsewhere. */
+  #health(): Response {
+    if (this.#drainsSince === null) return Response.json(health(this.#registry));
+    return Response.json({ ...health(this.#registry), ok: false, draining: true }, { status: 503 });
   }
 
   /** Answers a request without a route: 503 while workers of a predecessor may still reconnect, then 404. */
@@ -313,12 +387,22 @@ export class Hub extends Closing<HubEvents> {
   #retire(): void {
     if (this.#isRetired) return;
     this.#isRetired = true;
+    this.#retired.resolve();
     process.off("exit", this.#onExit);
     this.#pinger?.stop();
     this.#streams.close();
     this.#status.close();
     this.#control.close();
     void this.#server?.stop().then(() => (this.#stopped = true));
+  }
+
+  /** Resolves after `ms`, or when the hub retires before. */
+  async #delay(ms: number): Promise<void> {
+    if (ms <= 0 || this.#isRetired) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    await Promise.race([promise, this.#retired.promise]);
+    clearTimeout(timer);
   }
 
   /** Resolves when no request runs, or at `deadline`. Bun's `stop` would also wait for requests with an incomplete head. */

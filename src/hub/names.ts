@@ -20,6 +20,10 @@ export interface RouteRequest {
   readonly path: string;
   /** Whether the route is an event stream; its method is then GET. */
   readonly sse?: boolean;
+  /** Options `timeout`, `bodyTimeout` (in ms; `null`: no limit) and `payloadBytes` of the hub, for this route. */
+  readonly timeout?: number | null;
+  readonly body_timeout?: number | null;
+  readonly payload_bytes?: number;
 }
 
 export interface Lifecycle {

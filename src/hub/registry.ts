@@ -3,9 +3,11 @@
 import { METHODS, type Method } from "../bus/codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { closing, Failure } from "./failure.ts";
+import { fromRequest } from "./limits.ts";
 import type { RouteRequest } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
+import { routeLimits } from "./proxy.ts";
 import { type Route, routeKey, RouteTable } from "./routes.ts";
 import { type Audience, type Registration, Service } from "./service.ts";
 
@@ -61,7 +63,7 @@ export class Registry {
     routes: readonly RouteRequest[],
     pid: number | null,
   ): Promise<Registration & { bus: string }> {
-    const requested = checkRoutes(routes);
+    const requested = checkRoutes(routes, this.#options);
     this.#refuseConflicts(name, requested); // before its bus is created
     const service = await this.#service(name);
     this.#refuseConflicts(name, requested); // again: another name may have registered meanwhile
@@ -153,12 +155,12 @@ export class Registry {
   }
 }
 
-function checkRoutes(routes: readonly RouteRequest[]): RequestedRoute[] {
+function checkRoutes(routes: readonly RouteRequest[], hub: ResolvedHubOptions): RequestedRoute[] {
   if (!Array.isArray(routes) || routes.length > ROUTES_MAX)
     throw new Failure(400, "BAD_REGISTRATION", `routes must be a list of at most ${ROUTES_MAX} routes.`);
   const seen = new Map<string, string>();
   return routes.map((route) => {
-    const parsed = checkRoute(route);
+    const parsed = checkRoute(route, hub);
     const key = routeKey(parsed);
     const twin = seen.get(key);
     if (twin !== undefined)
@@ -168,7 +170,7 @@ function checkRoutes(routes: readonly RouteRequest[]): RequestedRoute[] {
   });
 }
 
-function checkRoute(route: RouteRequest): RequestedRoute {
+function checkRoute(route: RouteRequest, hub: ResolvedHubOptions): RequestedRoute {
   const { method, path, sse = false } = route ?? {};
   if (!METHODS.includes(method as Method) || typeof sse !== "boolean")
     throw badRoute(
@@ -176,7 +178,7 @@ function checkRoute(route: RouteRequest): RequestedRoute {
     );
   if (sse && method !== "GET") throw badRoute(`${path}: an event stream must use GET.`);
   try {
-    return { method: method as Method, pattern: parsePattern(path), sse };
+    return { method: method as Method, pattern: parsePattern(path), sse, limits: routeLimits(hub, fromRequest(route)) };
   } catch (error) {
     throw error instanceof InvalidConfigError ? badRoute(error.message) : error;
   }

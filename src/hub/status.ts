@@ -27,6 +27,13 @@ const SAFE_HEADERS = {
   "x-content-type-options": "nosniff",
 };
 
+/** What the pages show of the hub besides its workers. */
+export interface HubState {
+  /** Number of clients of event streams. */
+  clients(): number;
+  isDraining(): boolean;
+}
+
 /** State of the hub at one moment. */
 export type Picture = ReturnType<Status["picture"]>;
 export type RoutePicture = ReturnType<Status["routes"]>[number];
@@ -35,7 +42,7 @@ export class Status {
   readonly #registry: Registry;
   readonly #meter: Meter;
   readonly #options: ResolvedHubOptions;
-  readonly #clients: () => number;
+  readonly #hub: HubState;
   readonly #watchers = new Set<SseClient>();
   readonly #began = Date.now();
   #timer: ReturnType<typeof setInterval> | null = null;
@@ -43,11 +50,11 @@ export class Status {
   /** What has been sent to all watchers: the routes, and the time of the newest second. */
   #told: { table: unknown; there: string; until: number } = { table: null, there: "", until: 0 };
 
-  constructor(registry: Registry, meter: Meter, options: ResolvedHubOptions, clients: () => number) {
+  constructor(registry: Registry, meter: Meter, options: ResolvedHubOptions, hub: HubState) {
     this.#registry = registry;
     this.#meter = meter;
     this.#options = options;
-    this.#clients = clients;
+    this.#hub = hub;
   }
 
   static isStatusPath(path: string): boolean {
@@ -99,7 +106,7 @@ export class Status {
       /** Time since the hub started, in ms. */
       uptime: Date.now() - this.#began,
       /** Number of clients of event streams. */
-      clients: this.#clients(),
+      clients: this.#hub.clients(),
       /** Responses of the hub itself, by status. */
       statuses: this.#statuses(""),
       workers: this.#registry.services
@@ -211,7 +218,9 @@ export class Status {
 
   #health(): Response {
     const gone = this.#registry.services.filter(({ isThere }) => !isThere).map(({ name }) => name);
-    return Response.json({ ok: gone.length === 0, gone }, { status: gone.length === 0 ? 200 : 503 });
+    const draining = this.#hub.isDraining();
+    const ok = gone.length === 0 && !draining;
+    return Response.json({ ok, gone, draining }, { status: ok ? 200 : 503 });
   }
 
   #metrics(): string {
@@ -235,7 +244,7 @@ export class Status {
     this.#workerMetrics(text);
     const gauge = (name: string, help: string, value: number) => text.family(name, "gauge", help).sample({}, value);
     gauge("slotbus_hub_routes", "Routes registered.", this.#registry.table.routes.length);
-    gauge("slotbus_hub_event_clients", "Clients of event streams.", this.#clients());
+    gauge("slotbus_hub_event_clients", "Clients of event streams.", this.#hub.clients());
     gauge("process_start_time_seconds", "Start time of the hub, in seconds since 1970.", this.#began / 1_000);
     gauge("process_resident_memory_bytes", "Resident memory of the hub.", process.memoryUsage.rss());
     const { user, system } = process.cpuUsage();

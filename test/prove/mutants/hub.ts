@@ -38,16 +38,19 @@ export const hubRules: LibraryRule[] = [
   },
   {
     rule: "with a trusted proxy, the client is the last address that the proxy added",
-    file: "hub/hub.ts",
-    edits: [['route.slice(route.lastIndexOf(",") + 1)', 'route.split(",")[0]!']],
+    file: "hub/proxies.ts",
+    edits: [["of entries.reverse()", "of entries"]],
     suite: "hub-log",
     test: "gives the client that a trusted proxy names",
   },
   {
     rule: "without a trusted proxy, x-forwarded-for does not name the client",
-    file: "hub/hub.ts",
+    file: "hub/proxies.ts",
     edits: [
-      ['this.options.trustProxy ? headerOf(headers, "x-forwarded-for") : null', 'headerOf(headers, "x-forwarded-for")'],
+      [
+        "    if (!forwarded || !this.trusts(peer)) return peer;\n    const entries",
+        "    if (!forwarded) return peer;\n    const entries",
+      ],
     ],
     suite: "hub-log",
     test: "gives the client that a trusted proxy names",
@@ -123,7 +126,7 @@ export const hubRules: LibraryRule[] = [
   {
     rule: "without a trusted proxy, a client's x-forwarded headers are replaced",
     file: "hub/proxy.ts",
-    edits: [["(trustProxy && headerOf(headers, name))", "headerOf(headers, name)"]],
+    edits: [["(isTrusted && headerOf(headers, name))", "headerOf(headers, name)"]],
     suite: "mounted",
     test: "behind a trusted proxy, it uses the proxy's scheme, host and client; otherwise its own",
   },
@@ -148,8 +151,8 @@ export const hubRules: LibraryRule[] = [
   },
   {
     rule: "a peer without an address has an entry in x-forwarded-for",
-    file: "hub/proxy.ts",
-    edits: [['`${client}, ${address ?? "unknown"}`', "address === null ? client : `${client}, ${address}`"]],
+    file: "hub/proxies.ts",
+    edits: [['`${before}, ${peer ?? "unknown"}`', "peer === null ? before : `${before}, ${peer}`"]],
     suite: "mounted",
     test: "a peer without an address keeps its place after the client that the proxy saw",
   },
@@ -533,7 +536,7 @@ export const hubRules: LibraryRule[] = [
   {
     rule: "health is 503 when a worker name has no process",
     file: "hub/status.ts",
-    edits: [["{ status: gone.length === 0 ? 200 : 503 }", "{ status: 200 }"]],
+    edits: [["{ status: ok ? 200 : 503 }", "{ status: 200 }"]],
     suite: "hub-status",
     test: "health is 200 while every worker is there, and names workers that are gone",
   },
@@ -654,11 +657,39 @@ export const hubRules: LibraryRule[] = [
     file: "hub/registry.ts",
     edits: [
       [
-        "    const requested = checkRoutes(routes);\n    this.#refuseConflicts(name, requested); // before its bus is created\n    const service = await this.#service(name);\n",
-        "    const service = await this.#service(name);\n    const requested = checkRoutes(routes);\n",
+        "    const requested = checkRoutes(routes, this.#options);\n    this.#refuseConflicts(name, requested); // before its bus is created\n    const service = await this.#service(name);\n",
+        "    const service = await this.#service(name);\n    const requested = checkRoutes(routes, this.#options);\n",
       ],
     ],
     suite: "hub-control",
     test: "of the route %j is refused",
+  },
+  {
+    rule: "a proxy of the list is not taken for the client",
+    file: "hub/proxies.ts",
+    edits: [[" || !this.#includes(this.#trusted, client)) break", ") break"]],
+    suite: "hub-front",
+    test: "a list of proxies names the client as the last address that is not a proxy",
+  },
+  {
+    rule: "an event stream counts for its client while it is open",
+    file: "hub/hub.ts",
+    edits: [["if (isStream && response.body) return untilSent", "if (!isStream && response.body) return untilSent"]],
+    suite: "hub-front",
+    test: "concurrency counts streams while they are open",
+  },
+  {
+    rule: "requests per second are counted",
+    file: "hub/client-limits.ts",
+    edits: [["    use.tokens -= 1;\n", ""]],
+    suite: "hub-front",
+    test: "rate and burst limit the requests that begin",
+  },
+  {
+    rule: "a hub that drains is not healthy while it still listens",
+    file: "hub/hub.ts",
+    edits: [["ok: false, draining: true }, { status: 503 }", "ok: false, draining: true }, { status: 200 }"]],
+    suite: "hub-front",
+    test: "health turns first",
   },
 ];
