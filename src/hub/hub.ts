@@ -10,16 +10,20 @@ import { ClientLimits, untilSent } from "./client-limits.ts";
 import { ControlPlane, health } from "./control.ts";
 import { Cors, preflightMethod } from "./cors.ts";
 import { Failure, failureOf, RETRY } from "./failure.ts";
+import { PART_PATH, STATE_PATH } from "./names.ts";
 import { type HubOptions, hubOptions, type ResolvedHubOptions } from "./options.ts";
-import { isReserved, type Pattern } from "./pattern.ts";
+import { isReserved } from "./pattern.ts";
 import { Pinger } from "./pinger.ts";
 import { answer, forward, headerOf, type Incoming, type RequestHeaders } from "./proxy.ts";
 import { Proxies } from "./proxies.ts";
 import { Registry } from "./registry.ts";
 import { Meter } from "./meter.ts";
+import { Direct } from "./direct.ts";
+import { HubGroup } from "./group.ts";
 import type { HubEvents } from "./service.ts";
 import { emptyStream, EventStreams } from "./sse.ts";
 import { Status } from "./status.ts";
+import { isEventSource, isOpen, notFound, originOf, split } from "./target.ts";
 
 type AnyServer = Server<unknown>;
 
@@ -78,9 +82,10 @@ export class Hub extends Closing<HubEvents> {
   readonly #cors: Cors | null;
   readonly #proxies: Proxies;
   readonly #limits: ClientLimits | null;
-  readonly #control: ControlPlane;
-  readonly #server: AnyServer | null;
-  readonly #startedAt = performance.now();
+  readonly #group: HubGroup | null;
+  #control!: ControlPlane;
+  #server: AnyServer | null = null;
+  #startedAt = performance.now();
   /** Scheme and host of the last request. The next request mostly has the same, which then needs no check. */
   #origin = " ";
   /** `performance.now()` when the hub began to drain; `null` before. */
@@ -97,42 +102,63 @@ export class Hub extends Closing<HubEvents> {
    */
   static async start(options: HubOptions = {}): Promise<Hub> {
     const resolved = hubOptions.resolve(options);
-    const { name, directory } = resolved;
+    const { name, directory, shared } = resolved;
     await closeOlder(`hub ${directory}/${name}`);
-    const owner = await SlotBus.create({ name, directory, slots: 1 }); // has no workers: it only holds the name
+    const open = { name, directory, slots: 1 };
+    const owner = await (shared ? SlotBus.connect(open) : SlotBus.create(open)); // has no workers: it only holds the name
+    let group: HubGroup | null = null;
     try {
-      const hub = new Hub(resolved, owner);
+      group = shared ? await HubGroup.join(name, directory) : null;
+      const hub = new Hub(resolved, owner, group);
+      await hub.#begin();
       noteOpened(`hub ${directory}/${name}`, hub);
       return hub;
     } catch (error) {
+      await group?.close();
       await owner.close();
       throw error;
     }
   }
 
-  private constructor(options: ResolvedHubOptions, name: SlotBus) {
+  private constructor(options: ResolvedHubOptions, name: SlotBus, group: HubGroup | null) {
     super();
+    this.#group = group;
     this.options = options;
     this.#name = name;
     this.#registry = new Registry(options, {
       changed: () => this.#streams.servicesChanged(),
       tell: (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
     });
-    this.#streams = new EventStreams(this.#registry, options);
+    this.#streams = new EventStreams(this.#registry, options, group?.epoch ?? null);
     this.#status = new Status(this.#registry, this.#meter, options, {
       clients: () => this.#streams.clients,
       isDraining: () => this.#drainsSince !== null,
+      peers: () => group?.parts() ?? Promise.resolve([]),
     });
     this.#cors = options.cors ? new Cors(options.cors) : null;
     this.#proxies = new Proxies(options.trustProxy);
     const { concurrency, rate } = options.perClient;
     this.#limits = concurrency === null && rate === null ? null : new ClientLimits(options.perClient);
-    this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services) : null;
+    const evicted = (worker: string, pid: number, reason: string) => group?.evicted(worker, pid, reason);
+    this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services, evicted) : null;
+  }
+
+  /** Opens the control plane and the port, after it has joined the other processes of a shared hub. */
+  async #begin(): Promise<void> {
+    const { options } = this;
+    const [registry, streams, group] = [this.#registry, this.#streams, this.#group];
     try {
-      this.#control = new ControlPlane(options, this.#registry, this.#streams);
+      if (group) this.#startedAt -= await group.begin(registry, streams, () => performance.now() - this.#startedAt);
+      const shown: Readonly<Record<string, () => object>> = group
+        ? { [STATE_PATH]: () => group.state(), [PART_PATH]: () => this.#status.part() }
+        : {};
+      this.#control = new ControlPlane(options, registry, group ?? new Direct(registry, streams), group?.socket, shown);
+      await group?.opened();
       this.#server = options.port === null ? null : this.#listen(options.port);
     } catch (error) {
       this.#pinger?.stop();
+      streams.close();
+      await registry.close({ timeout: 0 });
       throw error;
     }
     process.prependListener("exit", this.#onExit); // before the bus's listener, which releases the name
@@ -208,6 +234,7 @@ export class Hub extends Closing<HubEvents> {
   protected async end(): Promise<void> {
     await this.#registry.close({ timeout: 0 });
     await this.#server?.stop(true);
+    await this.#group?.close();
     await this.#name.close();
   }
 
@@ -217,6 +244,7 @@ export class Hub extends Closing<HubEvents> {
       return Bun.serve({
         port,
         hostname,
+        reusePort: this.options.shared,
         idleTimeout: IDLE_S, // the hub's own time limits are shorter
         maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the hub enforces payloadBytes: Bun's own 413 has no body
         fetch: this.fetch,
@@ -340,7 +368,7 @@ export class Hub extends Closing<HubEvents> {
     return this.#proxies.clientOf(this.#addressOf(request, server), headerOf(headers, "x-forwarded-for"));
   }
 
-  #answerSelf(exchange: Exchange, path: string): Response {
+  #answerSelf(exchange: Exchange, path: string): Response | Promise<Response> {
     const { request, id, server } = exchange;
     if (path === "/health" && OWN[path]!.includes(request.method)) return this.#health();
     if (path === "/events" && request.method === "GET") {
@@ -392,6 +420,7 @@ export class Hub extends Closing<HubEvents> {
     this.#pinger?.stop();
     this.#streams.close();
     this.#status.close();
+    this.#group?.leave();
     this.#control.close();
     void this.#server?.stop().then(() => (this.#stopped = true));
   }
@@ -411,34 +440,4 @@ export class Hub extends Closing<HubEvents> {
   }
 
   readonly #onExit = (): void => this.#control.removeSocket();
-}
-
-function isEventSource({ method, headers }: Request): boolean {
-  return method === "GET" && (headers.get("accept")?.includes("text/event-stream") ?? false);
-}
-
-/** Scheme and host of a URL, with a trailing slash. Bun does not check them. @throws {Failure} 400 for an invalid host. */
-function originOf(url: string): string {
-  const origin = url.slice(0, url.indexOf("/", url.indexOf("//") + 2) + 1);
-  if (origin.startsWith("http") && URL.canParse(origin)) return origin;
-  throw new Failure(400, "BAD_HOST", "The host header is not a valid host.");
-}
-
-/** Path and query of an absolute, normalised URL; neither is decoded. */
-function split(url: string): { path: string; query: string } {
-  const start = url.indexOf("/", url.indexOf("//") + 2);
-  const hash = url.indexOf("#", start);
-  const end = hash < 0 ? url.length : hash;
-  const mark = url.indexOf("?", start);
-  if (mark < 0 || mark > end) return { path: url.slice(start, end), query: "" };
-  return { path: url.slice(start, mark), query: url.slice(mark + 1, end) };
-}
-
-/** Whether a pattern starts with a parameter or `*`. Only such patterns can match the hub's own paths. */
-function isOpen({ route }: Pattern): boolean {
-  return route[1] === ":" || route[1] === "*";
-}
-
-function notFound(method: string, path: string): Failure {
-  return new Failure(404, "NO_ROUTE", `No route matches ${method} ${path.slice(0, 200)}.`);
 }

@@ -94,6 +94,8 @@ export const hubOptions = new Options("a hub", {
   port: flag(orFalse(integer(3_200, 0, 65_535)), "port to listen on; 0 picks a free one"),
   /** Address to listen on. */
   hostname: flag(hostname, "address to listen on; 0.0.0.0: all addresses"),
+  /** Shares name, port and workers with other hub processes that have this option. Needs a fixed port, or `port: false`. */
+  shared: flag(boolean(false), "share name, port and workers with other hub processes"),
   /** Runtime directory. */
   directory,
   /** Longest time from a request to the head of its response, in ms; then 504. */

@@ -31,7 +31,7 @@ export const hubRules: LibraryRule[] = [
   },
   {
     rule: "a host that is not valid in a URL is refused",
-    file: "hub/hub.ts",
+    file: "hub/target.ts",
     edits: [['origin.startsWith("http") && URL.canParse(origin)', 'origin.startsWith("http")']],
     suite: "hub-edges",
     test: "that is not valid in a URL is 400, for a handler and for a mounted app",
@@ -461,7 +461,7 @@ export const hubRules: LibraryRule[] = [
   {
     rule: "a worker that misses too many pings is evicted",
     file: "hub/pinger.ts",
-    edits: [["if (missed >= this.#options.maxMisses) service", "if (missed < 0) service"]],
+    edits: [["if (missed < this.#options.maxMisses) return;", "if (missed > 0) return;"]],
     suite: "hub",
     test: "a worker whose event loop hangs is evicted by pings; a full worker is not",
   },
@@ -497,10 +497,7 @@ export const hubRules: LibraryRule[] = [
     rule: "an event goes to the clients of its path only",
     file: "hub/sse.ts",
     edits: [
-      [
-        "      if (channel.route.pattern.key === key && matches) delivered",
-        "      if (channel.route.pattern.key === key) delivered",
-      ],
+      ["channel.route.pattern.key === key && matches(params, channel.params)", "channel.route.pattern.key === key"],
     ],
     suite: "hub-events",
     test: "gets what is pushed to its path, or to its pattern and parameters, and nothing else",
@@ -522,7 +519,7 @@ export const hubRules: LibraryRule[] = [
   {
     rule: "a metric's buckets are cumulative",
     file: "hub/meter.ts",
-    edits: [["(sum += this.inBucket[at]!)", "(sum = this.inBucket[at]!)"]],
+    edits: [["(sum += inBucket[at]!)", "(sum = inBucket[at]!)"]],
     suite: "hub-status",
     test: "the latency buckets grow to +Inf, which is their count, and contain the measured times",
   },
@@ -657,8 +654,8 @@ export const hubRules: LibraryRule[] = [
     file: "hub/registry.ts",
     edits: [
       [
-        "    const requested = checkRoutes(routes, this.#options);\n    this.#refuseConflicts(name, requested); // before its bus is created\n    const service = await this.#service(name);\n",
-        "    const service = await this.#service(name);\n    const requested = checkRoutes(routes, this.#options);\n",
+        "    const requested = this.check(name, routes); // before its bus is created\n    const service = await this.#service(name);\n",
+        "    const service = await this.#service(name);\n    const requested = this.check(name, routes);\n",
       ],
     ],
     suite: "hub-control",
@@ -691,5 +688,33 @@ export const hubRules: LibraryRule[] = [
     edits: [["ok: false, draining: true }, { status: 503 }", "ok: false, draining: true }, { status: 200 }"]],
     suite: "hub-front",
     test: "health turns first",
+  },
+  {
+    rule: "registrations of a shared hub take turns",
+    file: "hub/group.ts",
+    edits: [['        await this.#publish({ is: "sync" }); // applies what others have registered\n', ""]],
+    suite: "hub-shared",
+    test: "two names that want one route at the same time: one of them gets it, in all hubs",
+  },
+  {
+    rule: "a worker stays while another process of its hub is connected",
+    file: "hub/worker.ts",
+    edits: [["worker.connected || resolve(reason)", "resolve(reason)"]],
+    suite: "hub-shared",
+    test: "a hub that was killed: its worker stays, and the next registration finds another hub",
+  },
+  {
+    rule: "events to a pattern are kept for paths without a client in this process",
+    file: "hub/sse.ts",
+    edits: [["    if (!known) this.#addPatternEvents(channel);\n", ""]],
+    suite: "hub-shared",
+    test: "a client that reconnects to another hub gets what it missed: by path, by pattern, and from before that hub began",
+  },
+  {
+    rule: "the figures of a shared hub are the sum of its processes",
+    file: "hub/whole.ts",
+    edits: [["  if (parts.length === 1) return parts[0];", "  if (parts.length > 0) return parts[0];"]],
+    suite: "hub-shared",
+    test: "metrics, snapshot and page show the whole, whichever hub responds",
   },
 ];
