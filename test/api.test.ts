@@ -66,6 +66,7 @@ const places: readonly (readonly [table: string, heading: string, prefix?: strin
   ["contest/options.ts releaseOptions", "`Contest.open`, `claim`, `tryClaim`, `watch`, `adopt`, `release`, `Fence`"],
   ["contest/options.ts fenceOptions", "`Contest.open`, `claim`, `tryClaim`, `watch`, `adopt`, `release`, `Fence`"],
   ["hub/options.ts hubOptions", "`Hub.start`"],
+  ["hub/limits.ts routeLimitOptions", "`limit`"],
   ["hub/options.ts hubWorkerOptions", "`HubWorker.start`"],
   ["stdio/options.ts stdioOptions", "`StdioBus.start`"],
   ["stdio/options.ts stdioPoolOptions", "`StdioBus.start`"],

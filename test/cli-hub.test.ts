@@ -61,6 +61,12 @@ test("flags become the options of the table: times and sizes with units, groups,
   };
   expect(given()).toEqual({});
   expect(given("--name", "x", "--port", "0", "--trust-proxy")).toEqual({ name: "x", port: 0, trustProxy: true });
+  expect(given("--trust-proxy", "10.0.0.0/8, ::1")).toEqual({ trustProxy: ["10.0.0.0/8", "::1"] });
+  expect(() => given("--trust-proxy", "10.0.0")).toThrow("--trust-proxy[0]");
+  expect(given("--drain-delay", "10s", "--per-client-rate", "5", "--per-client-concurrency", "2")).toEqual({
+    drainDelay: 10_000,
+    perClient: { rate: 5, concurrency: 2 },
+  });
   for (const [text, ms] of [
     ["250", 250],
     ["500ms", 500],

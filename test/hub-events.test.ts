@@ -2,73 +2,14 @@ import { describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { EventLog } from "../src/hub/event-log.ts";
 import { sse } from "../src/hub/index.ts";
+import { Listener } from "./hub-listener.ts";
 import { Stage } from "./hub-stage.ts";
 import { until } from "./support.ts";
-
-interface Event {
-  id: string;
-  event: string;
-  data: string;
-}
-
-/** A client of an event stream that records its events. */
-class Listener {
-  readonly events: Event[] = [];
-  comments = 0;
-  ended = false;
-  readonly #controller = new AbortController();
-
-  static async open(stage: Stage, path: string, lastId?: string): Promise<Listener> {
-    const listener = new Listener();
-    const headers: Record<string, string> = lastId === undefined ? {} : { "last-event-id": lastId };
-    const response = await fetch(new URL(path, stage.hub.url!), { headers, signal: listener.#controller.signal });
-    expect(response.headers.get("content-type")).toBe("text/event-stream; charset=utf-8");
-    void listener.#read(response);
-    await until(() => listener.comments > 0 || listener.events.length > 0, "the stream begins");
-    return listener;
-  }
-
-  get data(): string[] {
-    return this.events.map(({ data }) => data);
-  }
-
-  close(): void {
-    this.#controller.abort();
-  }
-
-  async #read(response: Response): Promise<void> {
-    let text = "";
-    try {
-      for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
-        text += chunk;
-        for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
-          this.#take(text.slice(0, end));
-          text = text.slice(end + 2);
-        }
-      }
-    } catch {}
-    this.ended = true;
-  }
-
-  #take(block: string): void {
-    if (block.startsWith(":")) {
-      this.comments++;
-      return;
-    }
-    const field = (name: string): string =>
-      block
-        .split("\n")
-        .filter((line) => line.startsWith(`${name}: `))
-        .map((line) => line.slice(name.length + 2))
-        .join("\n");
-    this.events.push({ id: field("id"), event: field("event"), data: field("data") });
-  }
-}
 
 describe("the stream of all events", () => {
   test("gives every client the workers' events, with their source", async () => {
     await using stage = await Stage.open();
-    const clients = [await Listener.open(stage, "/events"), await Listener.open(stage, "/events")];
+    const clients = [await Listener.open(stage.hub, "/events"), await Listener.open(stage.hub, "/events")];
     const emitter = stage.emitter();
     expect(await emitter.emit("paid", { order: 7 })).toBe(2);
     for (const client of clients) {
@@ -83,7 +24,7 @@ describe("the stream of all events", () => {
   test("replays the events after Last-Event-ID, and reports events that are no longer kept", async () => {
     await using stage = await Stage.open({ sse: { maxReplay: 5 } });
     const emitter = stage.emitter();
-    const first = await Listener.open(stage, "/events");
+    const first = await Listener.open(stage.hub, "/events");
     for (let i = 0; i < 3; i++) await emitter.emit("n", String(i));
     await until(() => first.events.length === 3, "three events");
     first.close();
@@ -92,7 +33,7 @@ describe("the stream of all events", () => {
       client.events.map(({ event, data }) => (event === "n" ? JSON.parse(data).data : `${event} ${data}`));
     /** What a client with this last id gets before the next event. */
     const replay = async (lastId: string, next: string): Promise<string[]> => {
-      const client = await Listener.open(stage, "/events", lastId);
+      const client = await Listener.open(stage.hub, "/events", lastId);
       await emitter.emit("n", next);
       await until(() => numbers(client).at(-1) === next, "the next event");
       client.close();
@@ -106,7 +47,7 @@ describe("the stream of all events", () => {
 
   test("a quiet stream is kept alive by comments", async () => {
     await using stage = await Stage.open({ sse: { heartbeat: 20 } });
-    const client = await Listener.open(stage, "/events");
+    const client = await Listener.open(stage.hub, "/events");
     await until(() => client.comments >= 4, "comments");
     client.close();
   });
@@ -138,7 +79,7 @@ describe("the stream of all events", () => {
 
   test("ends when the hub closes", async () => {
     await using stage = await Stage.open();
-    const client = await Listener.open(stage, "/events");
+    const client = await Listener.open(stage.hub, "/events");
     let hasEnded = false; // of a client without a connection, which a server would end
     const direct = await stage.hub.fetch(new Request("http://hub/events"));
     void direct.text().then(() => (hasEnded = true));
@@ -152,7 +93,7 @@ describe("a route of events", () => {
   test("notifies its worker of each client before it is served, and at its end", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
-    const client = await Listener.open(stage, "/w/feed/7");
+    const client = await Listener.open(stage.hub, "/w/feed/7");
     expect(worker.lines).toContain("connect 7");
     client.close();
     await worker.line("disconnect 7");
@@ -162,7 +103,7 @@ describe("a route of events", () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     expect((await stage.fetch("/w/feed/secret")).status).toBe(403);
-    (await Listener.open(stage, "/w/feed/7")).close();
+    (await Listener.open(stage.hub, "/w/feed/7")).close();
     await worker.line("disconnect 7"); // one for the other client would be before it
     expect(worker.lines).not.toContain("disconnect secret");
   });
@@ -207,7 +148,7 @@ describe("a route of events", () => {
   test("gets what is pushed to its path, or to its pattern and parameters, and nothing else", async () => {
     await using stage = await Stage.open();
     await stage.worker();
-    const [one, two] = [await Listener.open(stage, "/w/feed/1"), await Listener.open(stage, "/w/feed/2")];
+    const [one, two] = [await Listener.open(stage.hub, "/w/feed/1"), await Listener.open(stage.hub, "/w/feed/2")];
     const emitter = stage.emitter();
     expect(await emitter.ssePush("/w/feed/1", "a", "by path")).toBe(1);
     expect(await emitter.ssePushByPattern("/w/feed/{room}", { room: "2" }, "b", "by pattern")).toBe(1);
@@ -227,7 +168,7 @@ describe("a route of events", () => {
     const emitter = stage.emitter();
     for (const room of ["1", "2", "3"]) expect(await emitter.ssePush(`/feed/${room}`, "a", room)).toBe(0);
     const kept = async (room: string): Promise<string[]> => {
-      const client = await Listener.open(stage, `/feed/${room}`, "other-1");
+      const client = await Listener.open(stage.hub, `/feed/${room}`, "other-1");
       await emitter.ssePush(`/feed/${room}`, "a", "next");
       await until(() => client.data.includes("next"), "the next event");
       client.close();
@@ -239,7 +180,7 @@ describe("a route of events", () => {
   test("lines of data stay separate lines", async () => {
     await using stage = await Stage.open();
     await stage.worker();
-    const client = await Listener.open(stage, "/w/feed/1");
+    const client = await Listener.open(stage.hub, "/w/feed/1");
     await stage.emitter().ssePush("/w/feed/1", "a", "one\ntwo\r\nthree\n\nevent: forged");
     await until(() => client.events.length === 1, "the event");
     expect(client.data).toEqual(["one\ntwo\nthree\n\nevent: forged"]);
@@ -250,13 +191,13 @@ describe("a route of events", () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     const emitter = stage.emitter();
-    const client = await Listener.open(stage, "/w/feed/1");
+    const client = await Listener.open(stage.hub, "/w/feed/1");
     await emitter.ssePush("/w/feed/1", "a", "1");
     await until(() => client.events.length === 1, "the event");
     client.close();
     await worker.line("disconnect 1");
     await emitter.ssePush("/w/feed/1", "a", "2");
-    const again = await Listener.open(stage, "/w/feed/1", client.events[0]!.id);
+    const again = await Listener.open(stage.hub, "/w/feed/1", client.events[0]!.id);
     await until(() => again.events.length === 1, "what was missed");
     expect(again.data).toEqual(["2"]);
     again.close();
@@ -266,7 +207,7 @@ describe("a route of events", () => {
     await using stage = await Stage.open({ sse: { maxPaths: 1 } });
     await stage.worker();
     const emitter = stage.emitter();
-    const first = await Listener.open(stage, "/w/feed/a");
+    const first = await Listener.open(stage.hub, "/w/feed/a");
     for (let i = 0; i < 2; i++) await emitter.ssePush("/w/feed/a", "n", `old ${i}`);
     await until(() => first.events.length === 2, "both events");
     first.close();
@@ -274,7 +215,7 @@ describe("a route of events", () => {
     await until(hasLeft, "the client has left");
     await emitter.ssePush("/w/feed/b", "n", ""); // takes the only place
     for (let i = 0; i < 4; i++) await emitter.ssePush("/w/feed/a", "n", `new ${i}`);
-    const second = await Listener.open(stage, "/w/feed/a", first.events[1]!.id);
+    const second = await Listener.open(stage.hub, "/w/feed/a", first.events[1]!.id);
     await until(() => second.data.includes("new 3"), "the newest event");
     expect(second.data).toEqual(['{"lost":null}', "new 0", "new 1", "new 2", "new 3"]);
     second.close();
@@ -283,7 +224,7 @@ describe("a route of events", () => {
   test("a worker that comes back is notified of the clients that stayed", async () => {
     await using stage = await Stage.open();
     const worker = await stage.serve(noting());
-    const client = await Listener.open(stage, "/feed/1");
+    const client = await Listener.open(stage.hub, "/feed/1");
     await worker.close();
     await using _next = await stage.serve(noting());
     expect(await callsOf(stage)).toEqual(["connect 1"]);
@@ -299,7 +240,7 @@ describe("a route of events", () => {
     const register = (rooms: string[]) =>
       stage.client().call("/internal/register", { name: "w", routes: routes(rooms) });
     await register(["a", "b"]);
-    const [one, two] = [await Listener.open(stage, "/w/a/1"), await Listener.open(stage, "/w/b/1")];
+    const [one, two] = [await Listener.open(stage.hub, "/w/a/1"), await Listener.open(stage.hub, "/w/b/1")];
     await register(["b"]);
     await register(["a", "b"]);
     expect(await stage.emitter().ssePush("/w/a/1", "a", "nobody")).toBe(0);
@@ -324,7 +265,7 @@ describe("a route of events", () => {
   test("ends when its worker is gone for good", async () => {
     await using stage = await Stage.open({ goneFor: 100 });
     const worker = await stage.worker();
-    const client = await Listener.open(stage, "/w/feed/1");
+    const client = await Listener.open(stage.hub, "/w/feed/1");
     await worker.kill();
     await until(() => client.ended, "the stream ends", 2_000);
   });

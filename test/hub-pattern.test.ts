@@ -3,13 +3,17 @@ import { InvalidConfigError } from "../src/errors.ts";
 import { Failure } from "../src/hub/failure.ts";
 import { parsePattern } from "../src/hub/pattern.ts";
 import { RouteTable } from "../src/hub/routes.ts";
+import { hubOptions } from "../src/hub/options.ts";
+import { routeLimits } from "../src/hub/proxy.ts";
 import type { Method } from "../src/bus/codec.ts";
+
+const limits = routeLimits(hubOptions.resolve({}), {});
 
 function table(...routes: string[]): RouteTable<string> {
   return new RouteTable(
     routes.map((text) => {
       const [method, path] = text.split(" ");
-      return { method: method as Method, pattern: parsePattern(path), sse: false, owner: text };
+      return { method: method as Method, pattern: parsePattern(path), sse: false, limits, owner: text };
     }),
   );
 }
@@ -115,7 +119,7 @@ describe("routing", () => {
     expect(found(all, "HEAD", "/b")).toEqual({ "": "GET /b" }); // the HEAD route has another owner
     expect(found(all, "HEAD", "/c")).toEqual({ "": "HEAD /c" });
     const both = (["GET", "HEAD"] as const).map((method) => {
-      return { method, pattern: parsePattern("/x"), sse: false, owner: "one" };
+      return { method, pattern: parsePattern("/x"), sse: false, limits, owner: "one" };
     });
     expect(new RouteTable(both).find("HEAD", "/x")!.route.method).toBe("HEAD");
     expect(found(all, "PUT", "/a")).toBeNull();

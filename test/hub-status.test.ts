@@ -1,6 +1,6 @@
 import { describe, expect, setSystemTime, test } from "bun:test";
 import { Exposition } from "../src/bus/exposition.ts";
-import { Meter } from "../src/hub/meter.ts";
+import { cumulative, Meter } from "../src/hub/meter.ts";
 import type { Picture, RoutePicture } from "../src/hub/status.ts";
 import { Stage } from "./hub-stage.ts";
 import { until } from "./support.ts";
@@ -306,13 +306,13 @@ describe("its stream", () => {
 describe("as data", () => {
   test("health is 200 while every worker is there, and names workers that are gone", async () => {
     await using stage = await Stage.open();
-    expect(await (await stage.fetch("/_slotbus/health")).json()).toEqual({ ok: true, gone: [] });
+    expect(await (await stage.fetch("/_slotbus/health")).json()).toEqual({ ok: true, gone: [], draining: false });
     const worker = await stage.worker("w");
     expect((await stage.fetch("/_slotbus/health")).status).toBe(200);
     await worker.kill();
     await until(async () => (await stage.fetch("/w/users/1")).status === 503, "its routes are 503");
     const response = await stage.fetch("/_slotbus/health");
-    expect([response.status, await response.json()]).toEqual([503, { ok: false, gone: ["w"] }]);
+    expect([response.status, await response.json()]).toEqual([503, { ok: false, gone: ["w"], draining: false }]);
   });
 
   test("routes are listed by path, in any order of registration", async () => {
@@ -407,7 +407,7 @@ test("a second has the errors and percentiles of its requests, each bucket inclu
   ] as const)
     expect(found / truth).toBeWithin(1, 1.01);
   const counts = meter.counts.get("w")!;
-  const upTo = (seconds: number) => counts.buckets().find(([bound]) => bound === seconds)![1];
+  const upTo = (seconds: number) => cumulative([...counts.inBucket]).find(([bound]) => bound === seconds)![1];
   expect([0.0001, 0.01, 0.1, 1].map(upTo)).toEqual([1, 100, 1_000, 1_000]);
   counts.inBucket[0] = 2 ** 32 - 1; // 32 bits overflow after some hours of load
   counts.add(200, 0.001);

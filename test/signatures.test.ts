@@ -7,7 +7,7 @@ import { dirname, join } from "node:path";
 import type * as B from "slotbus";
 import type { SlotBus, SlotWorker } from "slotbus";
 import type * as H from "slotbus/hub";
-import { Hub, type HubEmitter, type HubRequest, HubWorker, sse } from "slotbus/hub";
+import { Hub, type HubEmitter, type HubRequest, HubWorker, type limit, sse } from "slotbus/hub";
 import type { instrument, InstrumentOptions } from "slotbus/otel";
 import { Pool, type PoolEvents, type PoolStats, type RunName, type StreamName, task, type Task } from "slotbus/pool";
 import type * as L from "slotbus/pool";
@@ -88,6 +88,7 @@ export type OfHub = [
   Expect<Equal<typeof Hub.start, (options?: H.HubOptions) => Promise<Hub>>>,
   Expect<Getters<Hub, "options", H.ResolvedHubOptions>>,
   Expect<Getters<Hub, "name", string>>,
+  Expect<Getters<Hub, "clients", number>>,
   Expect<Getters<Hub, "url" | "controlUrl", URL | null>>,
   Expect<Getters<Hub, "fetch", FetchOfHub>>,
   Expect<Equal<Pick<Hub, "closed" | "drain" | "close">, Pick<SlotBus, "closed" | "drain" | "close">>>,
@@ -122,6 +123,10 @@ export type OfHub = [
   Expect<Equal<HubRequest["defer"], () => (answer: B.Answerable) => void>>,
   Expect<Equal<keyof H.PathParams<"/plain/*">, never>>,
   Expect<Getters<HubEmitter, "source", string>>,
+  Expect<Equal<Parameters<typeof limit>[0], H.RouteLimitOptions>>,
+  Expect<Equal<ReturnType<typeof limit>, H.LimitedRoute<object>>>,
+  Expect<Getters<H.LimitedRoute<7>, "entry", 7>>,
+  Expect<Getters<H.LimitedRoute, "limits", H.RouteLimitOptions>>,
   Expect<Equal<HubEmitter["emit"], (type: string, data: unknown) => Promise<number>>>,
   Expect<Equal<[HubEmitter["ssePush"], HubEmitter["ssePushByPattern"]], [Push, PushAll]>>,
   Expect<Equal<typeof sse, (handlers?: H.SseHandlers) => H.SseRoute>>,

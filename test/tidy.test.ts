@@ -95,7 +95,7 @@ const mayImport: Record<string, string[]> = {
   fleet: ["native"],
   events: ["fleet", "native"],
   contest: ["fleet", "native"],
-  hub: ["bus", "native", "."],
+  hub: ["bus", "contest", "fleet", "native", "."],
   pool: ["bus", "supervisor", "."],
   stdio: ["supervisor"],
   cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "supervisor", "wires", "."],

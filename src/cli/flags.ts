@@ -17,9 +17,14 @@ type Kind = "switch" | "time" | "size" | "number" | "list" | "text";
 /** Returns the kind of value that a row accepts, from its range. */
 function kindOf({ range }: AnyRow): Kind {
   if (range === "true or false") return "switch";
-  if (range.startsWith("a list of ")) return "list";
+  if (range.startsWith("a list of ") || hasList({ range })) return "list";
   if (!/^\d+ to \d/.test(range) || / characters| of /.test(range)) return "text";
   return / ms\b/.test(range) ? "time" : / bytes\b/.test(range) ? "size" : "number";
+}
+
+/** Whether the flag may be given without a value, as a switch, or with a list. */
+function hasList({ range }: Pick<AnyRow, "range">): boolean {
+  return range.startsWith("true, false or a list of ");
 }
 
 /** Adds a flag `--kebab-case-name` for each row with a help; flags of a group start with the group's name. */
@@ -30,7 +35,8 @@ export function addFlags(command: Command, rows: Rows): Command {
     else if (kindOf(row) === "switch") command.option(`--${name}`, row.help);
     else {
       const parse = (given: string): unknown => read(row, `--${name}`, given);
-      command.option(`--${name} <${placeholder(row)}>`, `${row.help}${shownDefault(row)}`, parse);
+      const value = hasList(row) ? "[list]" : `<${placeholder(row)}>`;
+      command.option(`--${name} ${value}`, `${row.help}${shownDefault(row)}`, parse);
     }
   }
   return command;
@@ -100,6 +106,7 @@ function placeholder(row: AnyRow): string {
 function shownDefault(row: AnyRow): string {
   const { fallback } = row;
   if (fallback === "none" || fallback === "—") return "";
+  if (hasList(row)) return "";
   const kind = kindOf(row);
   const units = kind === "time" ? TIMES : kind === "size" ? SIZES : null;
   const [unit, factor] =

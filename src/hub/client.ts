@@ -1,9 +1,10 @@
 /** A worker's connection to the control plane of its hub: JSON over HTTP on the control socket. */
 
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { checkDirectory } from "../native/directory.ts";
 import { HubError } from "../errors.ts";
-import { CONTROL_LIMIT, controlSocketOf } from "./names.ts";
+import { CONTROL_LIMIT, controlSocketOf, isMemberSocket } from "./names.ts";
 
 const REGISTER_PATH = "/internal/register";
 const TIMEOUT_MS = 5_000;
@@ -49,13 +50,7 @@ export class HubClient {
     checkDirectory(this.#directory, { shared: this.#shared });
     let response: Response;
     try {
-      response = await fetch(`http://hub${path}`, {
-        unix: this.#socket,
-        method: body ? "POST" : "GET",
-        body: json,
-        headers: body ? { "content-type": "application/json" } : {},
-        signal: AbortSignal.timeout(TIMEOUT_MS),
-      });
+      response = await this.#send(path, json);
     } catch (cause) {
       const hint = `Start the hub, or correct the hub's name or directory; its socket is ${this.#socket}.`;
       const mayHaveExecuted = !NOT_LISTENING.has((cause as { code?: unknown }).code);
@@ -69,5 +64,30 @@ export class HubClient {
       reason: answer.code ?? "",
       retryable: status >= 500,
     });
+  }
+  /** Sends a request to the hub's socket; if no process listens there, to the processes of a shared hub, one after another. */
+  async #send(path: string, json: string | null): Promise<Response> {
+    const send = (unix: string): Promise<Response> =>
+      fetch(`http://hub${path}`, {
+        unix,
+        method: json === null ? "GET" : "POST",
+        body: json,
+        headers: json === null ? {} : { "content-type": "application/json" },
+        signal: AbortSignal.timeout(TIMEOUT_MS),
+      });
+    const isAbsent = (error: unknown): boolean => NOT_LISTENING.has((error as { code?: unknown }).code);
+    try {
+      return await send(this.#socket);
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+      for (const file of readdirSync(this.#directory).filter((name) => isMemberSocket(this.hub, name))) {
+        try {
+          return await send(join(this.#directory, file));
+        } catch (other) {
+          if (!isAbsent(other)) throw other;
+        }
+      }
+      throw error;
+    }
   }
 }

@@ -5,30 +5,45 @@ import { join } from "node:path";
 import type { Server } from "bun";
 import { isSameToken } from "../check.ts";
 import { SlotbusError } from "../errors.ts";
+import type { Actions } from "./direct.ts";
 import { Failure, tooLarge } from "./failure.ts";
 import { CONTROL_LIMIT, controlSocketOf, type RouteRequest } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import type { Registry } from "./registry.ts";
-import type { EventStreams } from "./sse.ts";
 
 /** IP addresses and `localhost`: hosts that no DNS server can point here. */
 const HOST = /^(?:localhost|\d+\.\d+\.\d+\.\d+|\[[0-9a-f:.]+\])$/;
 
+/** Functions that return what is shown, by path. */
+type Shown = Readonly<Record<string, () => object>>;
+
 /** The control socket of a hub, and its control port if the option `control` is set. Open until {@link close}. */
 export class ControlPlane {
   readonly #registry: Registry;
-  readonly #streams: EventStreams;
+  readonly #actions: Actions;
+  readonly #shown: Shown;
   readonly #socket: string;
   readonly #servers: Server<unknown>[] = [];
   /** URL of the control port; `null` without one. */
   readonly url: URL | null;
 
-  /** @throws `RESOURCE` when it cannot listen on the port. */
-  constructor(options: ResolvedHubOptions, registry: Registry, streams: EventStreams) {
-    const { control, directory, name } = options;
+  /**
+   * `socket`: path of the control socket. `shown`: what the other processes of a shared hub may read, by path.
+   *
+   * @throws `RESOURCE` when it cannot listen on the port.
+   */
+  constructor(
+    options: ResolvedHubOptions,
+    registry: Registry,
+    actions: Actions,
+    socket = join(options.directory, controlSocketOf(options.name)),
+    shown: Shown = {},
+  ) {
+    const { control } = options;
     this.#registry = registry;
-    this.#streams = streams;
-    this.#socket = join(directory, controlSocketOf(name));
+    this.#actions = actions;
+    this.#shown = shown;
+    this.#socket = socket;
     this.removeSocket(); // left by a killed hub: this hub now owns the name
     this.#serve({ unix: this.#socket }, admit);
     chmodSync(this.#socket, 0o600);
@@ -38,7 +53,9 @@ export class ControlPlane {
     }
     const { port, hostname, token } = control;
     try {
-      this.url = this.#serve({ port, hostname }, (request, url) => admitTcp(request, url, token)).url;
+      this.url = this.#serve({ port, hostname, reusePort: options.shared }, (request, url) =>
+        admitTcp(request, url, token),
+      ).url;
     } catch (cause) {
       this.close();
       throw new SlotbusError(
@@ -61,7 +78,10 @@ export class ControlPlane {
     rmSync(this.#socket, { force: true });
   }
 
-  #serve(where: { unix: string } | { port: number; hostname: string }, guard: Guard): Server<unknown> {
+  #serve(
+    where: { unix: string } | { port: number; hostname: string; reusePort: boolean },
+    guard: Guard,
+  ): Server<unknown> {
     const fetch = (request: Request): Promise<Response> => this.#answer(request, guard);
     const maxRequestBodySize = Number.MAX_SAFE_INTEGER; // readBody enforces the limit: Bun's own 413 has no body
     const server = Bun.serve({ ...where, maxRequestBodySize, fetch } as Bun.Serve.Options<undefined>);
@@ -86,10 +106,11 @@ export class ControlPlane {
       if (request.method === "GET") return Response.json(health(this.#registry));
       throw new Failure(405, "METHOD", "This path is read-only; use GET.", { allow: "GET" });
     }
+    if (request.method === "GET" && Object.hasOwn(this.#shown, path)) return Response.json(this.#shown[path]!());
     const action = Object.hasOwn(ACTIONS, path) ? ACTIONS[path] : undefined;
     if (!action) throw new Failure(404, "NO_ACTION", `There is no action ${path.slice(0, 200)}.`);
     if (request.method !== "POST") throw new Failure(405, "METHOD", "This action needs POST.", { allow: "POST" });
-    return Response.json(await action(await readJson(request), this.#registry, this.#streams));
+    return Response.json(await action(await readJson(request), this.#actions));
   }
 }
 
@@ -120,29 +141,28 @@ function admitTcp(request: Request, url: URL, token: string): void {
 // ---- actions ----------------------------------------------------------------------------------------------------------
 
 type Json = Record<string, unknown>;
-type Action = (body: Json, registry: Registry, streams: EventStreams) => unknown;
+type Action = (body: Json, to: Actions) => Promise<unknown>;
 
 const ACTIONS: Readonly<Record<string, Action>> = {
-  "/internal/register": async ({ name, routes, pid = null, again = false }, registry) => {
+  "/internal/register": async ({ name, routes, pid = null, again = false }, to) => {
     const processId = pid === null ? null : integer("pid", pid);
     if (typeof again !== "boolean") throw new Failure(400, "BAD_FIELD", "again must be true or false.");
-    const { id, bus } = await registry.register(text("name", name), routes as RouteRequest[], processId);
-    if (again) registry.someReturned = true;
+    const { id, bus } = await to.register(text("name", name), routes as RouteRequest[], processId, again);
     return { worker_id: id, shm_name: bus };
   },
-  "/internal/unregister": ({ worker_id }, registry) => {
-    if (!registry.unregister(text("worker_id", worker_id)))
+  "/internal/unregister": async ({ worker_id }, to) => {
+    if (!(await to.unregister(text("worker_id", worker_id))))
       throw new Failure(404, "NO_WORKER", "There is no registration with this worker_id.");
     return {};
   },
-  "/internal/emit": ({ source, event_type, data }, _registry, streams) => {
-    return { delivered: streams.emit(text("source", source), text("event_type", event_type), text("data", data)) };
+  "/internal/emit": async ({ source, event_type, data }, to) => {
+    return { delivered: await to.emit(text("source", source), text("event_type", event_type), text("data", data)) };
   },
-  "/internal/sse-push": (body, _registry, streams) => {
+  "/internal/sse-push": async (body, to) => {
     const { path, pattern, params, event_type, data } = body;
     const event = { type: text("event_type", event_type), data: text("data", data) };
-    if (path !== undefined) return { delivered: streams.push(text("path", path), event) };
-    return { delivered: streams.pushByPattern(text("pattern", pattern), texts("params", params ?? {}), event) };
+    if (path !== undefined) return { delivered: await to.push(text("path", path), event) };
+    return { delivered: await to.pushByPattern(text("pattern", pattern), texts("params", params ?? {}), event) };
   },
 };
 

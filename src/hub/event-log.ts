@@ -31,8 +31,8 @@ export class EventLog {
     this.#bytesLimit = bytesLimit;
   }
 
-  /** Gives an event its id, keeps it, and returns it encoded. */
-  append(event: StreamEvent): string {
+  /** Gives an event its id, keeps it, and returns it encoded. Numbers it itself. */
+  append(event: StreamEvent, _number?: number): string {
     const text = `id: ${this.#epoch}-${this.#next++}\n${encodeEvent(event)}`;
     this.touchedAt = performance.now();
     this.#events.push(text);
@@ -43,7 +43,7 @@ export class EventLog {
   }
 
   /** Returns the kept events after the event with this id, and how many events in between were dropped. */
-  since(lastId: string): { events: readonly string[]; missing: Missing } {
+  since(lastId: string, _newest?: number): { events: readonly string[]; missing: Missing } {
     const oldest = this.#next - this.#events.length;
     const [, epoch, number] = /^(.+)-(\d{1,15})$/.exec(lastId) ?? [];
     if (epoch !== this.#epoch || Number(number) >= this.#next) return { events: this.#events, missing: null };
@@ -66,7 +66,8 @@ export function checkEvent({ type }: StreamEvent): void {
   }
 }
 
-function encodeEvent({ type, data }: StreamEvent): string {
+/** Encodes an event without its id. */
+export function encodeEvent({ type, data }: StreamEvent): string {
   const lines = data.split(/\r\n|\n|\r/).map((line) => `data: ${line}\n`);
   return `event: ${type}\n${lines.join("")}\n`;
 }

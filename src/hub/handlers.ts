@@ -7,6 +7,7 @@ import { checkOptions, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { appHandler } from "./app.ts";
 import { HubRequest } from "./context.ts";
+import { LimitedRoute, type RouteLimitOptions, toRequest } from "./limits.ts";
 import type { RouteRequest } from "./names.ts";
 import { parsePattern } from "./pattern.ts";
 
@@ -44,16 +45,37 @@ export function sse(handlers: SseHandlers = {}): SseRoute {
 }
 
 /**
+ * Returns a route whose limits replace the limits of the hub. `entry`: a handler, handlers by method, or an app.
+ *
+ *     "/files/:name": { PUT: limit({ payloadBytes: 1 << 30, timeout: 600_000 }, upload) }
+ *
+ * @throws {InvalidConfigError}
+ */
+export function limit<Pattern extends string>(
+  limits: RouteLimitOptions,
+  entry: HubHandler<Pattern>,
+): LimitedRoute<HubHandler<Pattern>>;
+export function limit<Entry extends object>(limits: RouteLimitOptions, entry: Entry): LimitedRoute<Entry>;
+export function limit(limits: RouteLimitOptions, entry: unknown): LimitedRoute {
+  return new LimitedRoute(limits, entry);
+}
+
+/** An entry, or the entry with its own limits. */
+type Limitable<Entry> = Entry | LimitedRoute<Entry>;
+
+/**
  * Routes by pattern, as in `Bun.serve`: `"/users/:id"`, `"/users/{id}"`, `"/files/*path"`. A function handles every method. An
  * object with `fetch` (a Hono or Elysia app) needs a pattern that ends in `/*`; it sees paths without the part before `/*`.
  */
 export type HubRoutes<Pattern extends string = string> = {
-  readonly [P in Pattern]: HubHandler<P> | ByMethod<P> | FetchHandler | SseRoute;
+  readonly [P in Pattern]: Limitable<HubHandler<P>> | Limitable<ByMethod<P>> | Limitable<FetchHandler> | SseRoute;
 };
 
 /** Handlers of one pattern by method. GET may be an event stream. */
-type ByMethod<Pattern extends string> = { readonly GET?: HubHandler<Pattern> | SseRoute } & {
-  readonly [M in Exclude<Method, "GET">]?: HubHandler<Pattern>;
+type ByMethod<Pattern extends string> = {
+  readonly GET?: Limitable<HubHandler<Pattern>> | SseRoute;
+} & {
+  readonly [M in Exclude<Method, "GET">]?: Limitable<HubHandler<Pattern>>;
 };
 
 /** Checked routes of a worker. */
@@ -74,26 +96,41 @@ export function readRoutes(given: HubRoutes, option: string): Routes {
   for (const [path, entry] of Object.entries(checkOptions(option, given, '{ "/users/:id": handler }'))) {
     parsePattern(path);
     const methods: Partial<Record<Method, Handler>> = Object.create(null);
-    for (const [method, one] of Object.entries(entriesOf(path, entry))) {
-      list.push(one instanceof SseRoute ? { method, path, sse: true } : { method, path });
+    const [whole, limits] = unlimited(entry);
+    for (const [method, limited] of Object.entries(entriesOf(path, whole))) {
+      const [one, own] = unlimited(limited);
+      if (one instanceof SseRoute && (entry instanceof LimitedRoute || limited instanceof LimitedRoute))
+        throw malformed(path, "an event stream has no limits of its own");
+      list.push(
+        one instanceof SseRoute ? { method, path, sse: true } : { method, path, ...toRequest({ ...limits, ...own }) },
+      );
       if (one instanceof SseRoute) streams.set(path, one.handlers);
-      else methods[method as Method] = one;
+      else methods[method as Method] = one as Handler;
     }
     handlers.set(path, methods);
   }
   return { list, handlers, streams };
 }
 
+/** The entry without its limits, and its limits. */
+function unlimited(entry: unknown): [entry: unknown, limits: RouteLimitOptions] {
+  return entry instanceof LimitedRoute ? [entry.entry, entry.limits] : [entry, {}];
+}
+
+type MethodEntry = Handler | SseRoute | LimitedRoute<Handler>;
+
 /** Handler of each method. */
-function entriesOf(path: string, entry: unknown): Record<string, Handler | SseRoute> {
+function entriesOf(path: string, entry: unknown): Record<string, MethodEntry> {
   if (entry instanceof SseRoute) return { GET: entry };
   if (typeof entry === "function") return everyMethod(toHandler(entry as HubHandler));
   if (typeof entry !== "object" || entry === null) throw malformed(path, `it is ${shown(entry)}`);
   if ("fetch" in entry && typeof entry.fetch === "function") return everyMethod(mount(path, entry as FetchHandler));
-  const entries = Object.entries(entry).map(([method, one]): [string, Handler | SseRoute] => {
+  const entries = Object.entries(entry).map(([method, one]): [string, MethodEntry] => {
     if (!METHODS.includes(method as Method)) throw malformed(path, `${shown(method)} is not an HTTP method`);
     if (one instanceof SseRoute && method === "GET") return [method, one];
     if (typeof one === "function") return [method, toHandler(one as HubHandler)];
+    if (one instanceof LimitedRoute && typeof one.entry === "function")
+      return [method, new LimitedRoute(one.limits, toHandler(one.entry as HubHandler))];
     throw malformed(path, `the handler of ${method} is ${shown(one)}`);
   });
   if (entries.length === 0) throw malformed(path, "it has no handler");

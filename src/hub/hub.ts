@@ -6,19 +6,24 @@ import { closeOlder, noteOpened } from "../hot.ts";
 import { SlotBus } from "../slotbus.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import { SlotbusError } from "../errors.ts";
+import { ClientLimits, untilSent } from "./client-limits.ts";
 import { ControlPlane, health } from "./control.ts";
 import { Cors, preflightMethod } from "./cors.ts";
 import { Failure, failureOf, RETRY } from "./failure.ts";
-import { addressIn } from "./forwarded.ts";
+import { PART_PATH, STATE_PATH } from "./names.ts";
 import { type HubOptions, hubOptions, type ResolvedHubOptions } from "./options.ts";
-import { isReserved, type Pattern } from "./pattern.ts";
+import { isReserved } from "./pattern.ts";
 import { Pinger } from "./pinger.ts";
 import { answer, forward, headerOf, type Incoming, type RequestHeaders } from "./proxy.ts";
+import { Proxies } from "./proxies.ts";
 import { Registry } from "./registry.ts";
 import { Meter } from "./meter.ts";
+import { Direct } from "./direct.ts";
+import { HubGroup } from "./group.ts";
 import type { HubEvents } from "./service.ts";
 import { emptyStream, EventStreams } from "./sse.ts";
 import { Status } from "./status.ts";
+import { isEventSource, isOpen, notFound, originOf, split } from "./target.ts";
 
 type AnyServer = Server<unknown>;
 
@@ -36,6 +41,10 @@ interface Exchange {
   path: string;
   /** Client address, for listeners of `request`; `undefined` when there are none. */
   readonly address: string | null | undefined;
+  /** Ends the request for the limits of its client; `null` without limits. */
+  ended: (() => void) | null;
+  /** Whether the response is an event stream of the hub. */
+  isStream: boolean;
 }
 
 /** Ids for requests without `x-request-id`; unique across hubs. */
@@ -71,11 +80,17 @@ export class Hub extends Closing<HubEvents> {
   readonly #status: Status;
   readonly #pinger: Pinger | null;
   readonly #cors: Cors | null;
-  readonly #control: ControlPlane;
-  readonly #server: AnyServer | null;
-  readonly #startedAt = performance.now();
+  readonly #proxies: Proxies;
+  readonly #limits: ClientLimits | null;
+  readonly #group: HubGroup | null;
+  #control!: ControlPlane;
+  #server: AnyServer | null = null;
+  #startedAt = performance.now();
   /** Scheme and host of the last request. The next request mostly has the same, which then needs no check. */
   #origin = " ";
+  /** `performance.now()` when the hub began to drain; `null` before. */
+  #drainsSince: number | null = null;
+  readonly #retired = Promise.withResolvers<void>();
   #isRetired = false;
   #stopped = false;
 
@@ -87,36 +102,63 @@ export class Hub extends Closing<HubEvents> {
    */
   static async start(options: HubOptions = {}): Promise<Hub> {
     const resolved = hubOptions.resolve(options);
-    const { name, directory } = resolved;
+    const { name, directory, shared } = resolved;
     await closeOlder(`hub ${directory}/${name}`);
-    const owner = await SlotBus.create({ name, directory, slots: 1 }); // has no workers: it only holds the name
+    const open = { name, directory, slots: 1 };
+    const owner = await (shared ? SlotBus.connect(open) : SlotBus.create(open)); // has no workers: it only holds the name
+    let group: HubGroup | null = null;
     try {
-      const hub = new Hub(resolved, owner);
+      group = shared ? await HubGroup.join(name, directory) : null;
+      const hub = new Hub(resolved, owner, group);
+      await hub.#begin();
       noteOpened(`hub ${directory}/${name}`, hub);
       return hub;
     } catch (error) {
+      await group?.close();
       await owner.close();
       throw error;
     }
   }
 
-  private constructor(options: ResolvedHubOptions, name: SlotBus) {
+  private constructor(options: ResolvedHubOptions, name: SlotBus, group: HubGroup | null) {
     super();
+    this.#group = group;
     this.options = options;
     this.#name = name;
     this.#registry = new Registry(options, {
       changed: () => this.#streams.servicesChanged(),
       tell: (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
     });
-    this.#streams = new EventStreams(this.#registry, options);
-    this.#status = new Status(this.#registry, this.#meter, options, () => this.#streams.clients);
+    this.#streams = new EventStreams(this.#registry, options, group?.epoch ?? null);
+    this.#status = new Status(this.#registry, this.#meter, options, {
+      clients: () => this.#streams.clients,
+      isDraining: () => this.#drainsSince !== null,
+      peers: () => group?.parts() ?? Promise.resolve([]),
+    });
     this.#cors = options.cors ? new Cors(options.cors) : null;
-    this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services) : null;
+    this.#proxies = new Proxies(options.trustProxy);
+    const { concurrency, rate } = options.perClient;
+    this.#limits = concurrency === null && rate === null ? null : new ClientLimits(options.perClient);
+    const evicted = (worker: string, pid: number, reason: string) => group?.evicted(worker, pid, reason);
+    this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services, evicted) : null;
+  }
+
+  /** Opens the control plane and the port, after it has joined the other processes of a shared hub. */
+  async #begin(): Promise<void> {
+    const { options } = this;
+    const [registry, streams, group] = [this.#registry, this.#streams, this.#group];
     try {
-      this.#control = new ControlPlane(options, this.#registry, this.#streams);
+      if (group) this.#startedAt -= await group.begin(registry, streams, () => performance.now() - this.#startedAt);
+      const shown: Readonly<Record<string, () => object>> = group
+        ? { [STATE_PATH]: () => group.state(), [PART_PATH]: () => this.#status.part() }
+        : {};
+      this.#control = new ControlPlane(options, registry, group ?? new Direct(registry, streams), group?.socket, shown);
+      await group?.opened();
       this.#server = options.port === null ? null : this.#listen(options.port);
     } catch (error) {
       this.#pinger?.stop();
+      streams.close();
+      await registry.close({ timeout: 0 });
       throw error;
     }
     process.prependListener("exit", this.#onExit); // before the bus's listener, which releases the name
@@ -136,6 +178,11 @@ export class Hub extends Closing<HubEvents> {
     return this.#control.url;
   }
 
+  /** Number of clients of event streams. */
+  get clients(): number {
+    return this.#streams.clients;
+  }
+
   /**
    * Handles a request. Never rejects. Call it inside your own `Bun.serve`, which needs `idleTimeout: 255`, and `maxRequestBodySize`
    * if `payloadBytes` is above 128 MiB.
@@ -146,7 +193,18 @@ export class Hub extends Closing<HubEvents> {
     const given = headerOf(headers, "x-request-id");
     const id = given !== null && REQUEST_ID.test(given) ? given : this.#ids.next();
     const address = this.listenerCount("request") > 0 ? this.#clientOf(request, headers, server) : undefined;
-    const exchange: Exchange = { request, headers, id, server, began, worker: "", path: "", address };
+    const exchange: Exchange = {
+      request,
+      headers,
+      id,
+      server,
+      began,
+      worker: "",
+      path: "",
+      address,
+      ended: null,
+      isStream: false,
+    };
     try {
       const response = this.#answer(exchange);
       if (response instanceof Response) return this.#own(exchange, response);
@@ -159,8 +217,13 @@ export class Hub extends Closing<HubEvents> {
     }
   };
 
-  /** Accepts no new requests, ends event streams, and waits until running requests are answered. */
+  /**
+   * Turns `/health` to 503 and continues for `drainDelay`. Then it accepts no new requests, ends event streams, and waits until
+   * running requests are answered, for at most `timeout` ms. A `timeout` of 0 skips the delay.
+   */
   protected async finish(timeout: number): Promise<void> {
+    this.#drainsSince ??= performance.now();
+    if (timeout > 0) await this.#delay(this.#drainsSince + this.options.drainDelay - performance.now());
     const deadline = performance.now() + timeout;
     this.#retire();
     if (this.#server) await this.#untilAnswered(this.#server, deadline);
@@ -171,6 +234,7 @@ export class Hub extends Closing<HubEvents> {
   protected async end(): Promise<void> {
     await this.#registry.close({ timeout: 0 });
     await this.#server?.stop(true);
+    await this.#group?.close();
     await this.#name.close();
   }
 
@@ -180,6 +244,7 @@ export class Hub extends Closing<HubEvents> {
       return Bun.serve({
         port,
         hostname,
+        reusePort: this.options.shared,
         idleTimeout: IDLE_S, // the hub's own time limits are shorter
         maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the hub enforces payloadBytes: Bun's own 413 has no body
         fetch: this.fetch,
@@ -198,7 +263,9 @@ export class Hub extends Closing<HubEvents> {
       // An event stream of a mounted app may stay silent for hours.
       if (answered.contentType.startsWith("text/event-stream")) exchange.server?.timeout(exchange.request, 0);
       const bytes = exchange.request.method === "HEAD" ? 0 : answered.wholeBytes;
-      return this.#record(exchange, answer(answered, exchange), bytes);
+      const response = answer(answered, exchange);
+      exchange.isStream = bytes === null;
+      return this.#record(exchange, response, bytes);
     } catch (error) {
       return this.#own(exchange, this.#fail(error, exchange.id));
     }
@@ -215,10 +282,19 @@ export class Hub extends Closing<HubEvents> {
     const { status } = response;
     const ms = performance.now() - began;
     this.#meter.record(worker, status, ms);
-    if (address === undefined) return response;
+    if (this.#drainsSince !== null) response.headers.set("connection", "close"); // its client connects again, elsewhere
+    const whole = exchange.ended ? this.#leave(exchange, response) : response;
+    if (address === undefined) return whole;
     const { id, path, request } = exchange;
     const info = { id, method: request.method, path, status, ms, bytes, worker: worker || null, address };
     queueMicrotask(() => this.emit("request", info));
+    return whole;
+  }
+
+  /** Ends the request for the limits of its client: now, or when its stream has been sent. */
+  #leave({ ended, isStream, request }: Exchange, response: Response): Response {
+    if (isStream && response.body) return untilSent(response, request.signal, ended!);
+    ended!();
     return response;
   }
 
@@ -228,13 +304,17 @@ export class Hub extends Closing<HubEvents> {
     if (!url.startsWith(this.#origin)) this.#origin = originOf(url);
     const { path, query } = split(url);
     exchange.path = path;
+    if (this.#limits && path !== "/health") {
+      const client = this.#clientOf(request, headers, server);
+      if (client !== null) exchange.ended = this.#limits.enter(client, exchange.began);
+    }
     if (headerOf(headers, "upgrade")?.toLowerCase() === "websocket")
       throw new Failure(501, "NO_WEBSOCKET", "The hub does not support WebSockets.");
     const match = this.#registry.table.find(request.method, path);
     if (this.#cors && this.#isOwnPreflight(exchange, match !== null)) return this.#cors.preflight(headers, id);
     if (!match || (isOpen(match.route.pattern) && isReserved(path))) return this.#answerSelf(exchange, path);
     const { params, route } = match;
-    const { pattern, owner, sse } = route;
+    const { pattern, owner, sse, limits } = route;
     exchange.worker = owner.name;
     if (!owner.isThere) {
       if (sse && isEventSource(request)) return emptyStream(id);
@@ -242,14 +322,29 @@ export class Hub extends Closing<HubEvents> {
     }
     const address = this.#addressOf(request, server);
     const proto = url.startsWith("https") ? "https" : "http";
-    const incoming: Incoming = { request, headers, id, path, query, pattern: pattern.text, params, address, proto };
-    const { timeout } = this.options;
+    const forwarded = headerOf(headers, "x-forwarded-for");
+    const incoming: Incoming = {
+      request,
+      headers,
+      id,
+      path,
+      query,
+      pattern: pattern.text,
+      params,
+      proto,
+      isTrusted: this.#proxies.trusts(address),
+      via: this.#proxies.routeOf(address, forwarded),
+    };
     if (!sse) {
-      if (timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
-      return forward(owner.bus, incoming, this.options);
+      if (limits.timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
+      return forward(owner.bus, incoming, limits);
     }
     server?.timeout(request, IDLE_S);
-    return this.#streams.open(route, incoming);
+    exchange.isStream = true;
+    return this.#streams.open(route, incoming).catch((error) => {
+      exchange.isStream = false;
+      throw error;
+    });
   }
 
   /** Whether the request is a CORS preflight for a request that the hub itself would answer. */
@@ -268,27 +363,34 @@ export class Hub extends Closing<HubEvents> {
     return server?.requestIP(request)?.address ?? null;
   }
 
-  /** Client address. With `trustProxy` the last of `x-forwarded-for`, as only that one was added by the proxy. */
+  /** Client address; a trusted proxy names it. */
   #clientOf(request: Request, headers: RequestHeaders, server: AnyServer | undefined): string | null {
-    const route = this.options.trustProxy ? headerOf(headers, "x-forwarded-for") : null;
-    if (!route) return this.#addressOf(request, server);
-    return addressIn(route.slice(route.lastIndexOf(",") + 1))?.address ?? null;
+    return this.#proxies.clientOf(this.#addressOf(request, server), headerOf(headers, "x-forwarded-for"));
   }
 
-  #answerSelf({ request, id, server }: Exchange, path: string): Response {
-    if (path === "/health" && OWN[path]!.includes(request.method)) return Response.json(health(this.#registry));
+  #answerSelf(exchange: Exchange, path: string): Response | Promise<Response> {
+    const { request, id, server } = exchange;
+    if (path === "/health" && OWN[path]!.includes(request.method)) return this.#health();
     if (path === "/events" && request.method === "GET") {
       server?.timeout(request, IDLE_S);
+      exchange.isStream = true;
       return this.#streams.openAll(request, id);
     }
     if (Status.isStatusPath(path)) {
       server?.timeout(request, IDLE_S);
+      exchange.isStream = path.endsWith("/stream");
       return this.#status.answer(request, path, server?.requestIP(request)?.address ?? null, id);
     }
     const allowed = isReserved(path) ? (OWN[path] ?? []) : this.#registry.table.allowed(path);
     if (allowed.length === 0) return this.#answerUnknown(request, path, id);
     const allow = allowed.join(", ");
     throw new Failure(405, "METHOD", `${request.method} is not allowed on this path. Allowed: ${allow}.`, { allow });
+  }
+
+  /** 503 once the hub drains, so that a load balancer sends new requests elsewhere. */
+  #health(): Response {
+    if (this.#drainsSince === null) return Response.json(health(this.#registry));
+    return Response.json({ ...health(this.#registry), ok: false, draining: true }, { status: 503 });
   }
 
   /** Answers a request without a route: 503 while workers of a predecessor may still reconnect, then 404. */
@@ -313,12 +415,23 @@ export class Hub extends Closing<HubEvents> {
   #retire(): void {
     if (this.#isRetired) return;
     this.#isRetired = true;
+    this.#retired.resolve();
     process.off("exit", this.#onExit);
     this.#pinger?.stop();
     this.#streams.close();
     this.#status.close();
+    this.#group?.leave();
     this.#control.close();
     void this.#server?.stop().then(() => (this.#stopped = true));
+  }
+
+  /** Resolves after `ms`, or when the hub retires before. */
+  async #delay(ms: number): Promise<void> {
+    if (ms <= 0 || this.#isRetired) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    await Promise.race([promise, this.#retired.promise]);
+    clearTimeout(timer);
   }
 
   /** Resolves when no request runs, or at `deadline`. Bun's `stop` would also wait for requests with an incomplete head. */
@@ -327,34 +440,4 @@ export class Hub extends Closing<HubEvents> {
   }
 
   readonly #onExit = (): void => this.#control.removeSocket();
-}
-
-function isEventSource({ method, headers }: Request): boolean {
-  return method === "GET" && (headers.get("accept")?.includes("text/event-stream") ?? false);
-}
-
-/** Scheme and host of a URL, with a trailing slash. Bun does not check them. @throws {Failure} 400 for an invalid host. */
-function originOf(url: string): string {
-  const origin = url.slice(0, url.indexOf("/", url.indexOf("//") + 2) + 1);
-  if (origin.startsWith("http") && URL.canParse(origin)) return origin;
-  throw new Failure(400, "BAD_HOST", "The host header is not a valid host.");
-}
-
-/** Path and query of an absolute, normalised URL; neither is decoded. */
-function split(url: string): { path: string; query: string } {
-  const start = url.indexOf("/", url.indexOf("//") + 2);
-  const hash = url.indexOf("#", start);
-  const end = hash < 0 ? url.length : hash;
-  const mark = url.indexOf("?", start);
-  if (mark < 0 || mark > end) return { path: url.slice(start, end), query: "" };
-  return { path: url.slice(start, mark), query: url.slice(mark + 1, end) };
-}
-
-/** Whether a pattern starts with a parameter or `*`. Only such patterns can match the hub's own paths. */
-function isOpen({ route }: Pattern): boolean {
-  return route[1] === ":" || route[1] === "*";
-}
-
-function notFound(method: string, path: string): Failure {
-  return new Failure(404, "NO_ROUTE", `No route matches ${method} ${path.slice(0, 200)}.`);
 }

@@ -2,8 +2,17 @@
 
 export { type HubDeferredAnswer, HubRequest, type PathParams } from "./context.ts";
 export { HubEmitter } from "./emitter.ts";
-export { type HubHandler, type HubRoutes, sse, type SseClient, type SseHandlers, type SseRoute } from "./handlers.ts";
+export {
+  type HubHandler,
+  type HubRoutes,
+  limit,
+  sse,
+  type SseClient,
+  type SseHandlers,
+  type SseRoute,
+} from "./handlers.ts";
 export { Hub } from "./hub.ts";
+export type { LimitedRoute, RouteLimitOptions } from "./limits.ts";
 export type { HubOptions, HubWorkerOptions, ResolvedHubOptions, SseOptions } from "./options.ts";
 export type { HubEvents, HubRequestInfo, HubWorkerInfo } from "./service.ts";
 export { HubWorker, type HubWorkerEvents } from "./worker.ts";

@@ -36,12 +36,12 @@ export class Counts {
     this.total++;
     this.sumMs += ms;
   }
+}
 
-  /** Cumulative buckets in the form of Prometheus: bound in seconds, number of requests. */
-  buckets(): [bound: number, count: number][] {
-    let sum = 0;
-    return BOUNDS.map((bound, at) => [bound / 1_000, (sum += this.inBucket[at]!)]);
-  }
+/** Cumulative buckets in the form of Prometheus: bound in seconds, number of requests. */
+export function cumulative(inBucket: readonly number[]): [bound: number, count: number][] {
+  let sum = 0;
+  return BOUNDS.map((bound, at) => [bound / 1_000, (sum += inBucket[at]!)]);
 }
 
 export class Meter {

@@ -5,6 +5,22 @@ export function controlSocketOf(hub: string): string {
   return `${hub}.control`;
 }
 
+/** File name of the control socket of one process of a shared hub. `index`: of its member of the fleet. */
+export function memberSocketOf(hub: string, index: number): string {
+  return `${hub}@${index}.control`;
+}
+
+/** Whether a file of the runtime directory is the control socket of a process of this shared hub. */
+export function isMemberSocket(hub: string, file: string): boolean {
+  return file.startsWith(`${hub}@`) && /^\d+\.control$/.test(file.slice(hub.length + 1));
+}
+
+/** Path on the control socket where the other processes of a shared hub read this process's state. */
+export const STATE_PATH = "/internal/state";
+
+/** Path on the control socket where they read its figures. */
+export const PART_PATH = "/internal/part";
+
 /** Largest body of a request to the control plane, in bytes. */
 export const CONTROL_LIMIT = 4 << 20;
 
@@ -20,6 +36,10 @@ export interface RouteRequest {
   readonly path: string;
   /** Whether the route is an event stream; its method is then GET. */
   readonly sse?: boolean;
+  /** Options `timeout`, `bodyTimeout` (in ms; `null`: no limit) and `payloadBytes` of the hub, for this route. */
+  readonly timeout?: number | null;
+  readonly body_timeout?: number | null;
+  readonly payload_bytes?: number;
 }
 
 export interface Lifecycle {

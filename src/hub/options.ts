@@ -21,6 +21,7 @@ import {
   timeout,
 } from "../options.ts";
 import { checkName, resolveDirectory } from "../runtime-directory.ts";
+import { checkProxies } from "./proxies.ts";
 import { type HubRoutes, readRoutes } from "./handlers.ts";
 
 const DAY_MS = 86_400_000;
@@ -93,6 +94,8 @@ export const hubOptions = new Options("a hub", {
   port: flag(orFalse(integer(3_200, 0, 65_535)), "port to listen on; 0 picks a free one"),
   /** Address to listen on. */
   hostname: flag(hostname, "address to listen on; 0.0.0.0: all addresses"),
+  /** Shares name, port and workers with other hub processes that have this option. Needs a fixed port, or `port: false`. */
+  shared: flag(boolean(false), "share name, port and workers with other hub processes"),
   /** Runtime directory. */
   directory,
   /** Longest time from a request to the head of its response, in ms; then 504. */
@@ -120,8 +123,28 @@ export const hubOptions = new Options("a hub", {
   ),
   /** Time for which routes without a worker respond with 503, in ms; then with 404. */
   goneFor: flag(integer(30_000, 0, DAY_MS, " ms"), "time for which a route without a worker gets 503; then 404"),
-  /** Trusts the `x-forwarded-*` headers of requests and appends to them. Otherwise they are replaced. */
-  trustProxy: flag(boolean(false), "trust x-forwarded-* headers of requests"),
+  /**
+   * Whose `x-forwarded-*` headers are trusted: a list of addresses and subnets (`"10.0.0.0/8"`; `"unix"` for peers on a unix socket),
+   * or with `true` every peer. The headers of other peers are replaced.
+   */
+  trustProxy: flag(
+    custom<boolean | readonly string[]>(false, "true, false or a list of addresses", checkProxies),
+    "trust x-forwarded-* headers of these addresses and subnets, separated by commas; without a list: of every peer",
+  ),
+  /** Limits for each client address (IPv6: for each /64 subnet); above them 429. */
+  perClient: group({
+    /** Requests of one client that may run at once. An event stream counts while it is open. */
+    concurrency: flag(optional(integer(undefined, 1, 1_000_000)), "requests of one client that may run at once"),
+    /** Requests of one client per second. */
+    rate: flag(optional(integer(undefined, 1, 1_000_000)), "requests of one client per second"),
+    /** Requests of one client that may begin at the same moment, within `rate`. */
+    burst: flag(
+      optional(integer(undefined, 1, 1_000_000), "the value of rate"),
+      "requests of one client that may begin at the same moment",
+    ),
+  }),
+  /** Time for which a hub that drains still accepts requests while `/health` responds with 503, in ms. */
+  drainDelay: flag(integer(0, 0, DAY_MS, " ms"), "time between the 503 of /health and the end of listening"),
   /** Pings that find and evict hung workers. `false`: no pings. */
   ping: flag(
     orFalse(

@@ -10,12 +10,19 @@ type Ping = NonNullable<ResolvedHubOptions["ping"]>;
 export class Pinger {
   readonly #options: Ping;
   readonly #services: () => readonly Service[];
+  readonly #evicted: (worker: string, pid: number, reason: string) => void;
   /** Pings missed in a row, by worker. Replaced each round, so that workers that left are dropped. */
   #misses = new Map<string, number>();
   #timer: ReturnType<typeof setTimeout> | null = null;
   #stopped = false;
 
-  constructor(options: Ping, services: () => readonly Service[]) {
+  /** `evicted` gets the name and the process of an evicted worker. */
+  constructor(
+    options: Ping,
+    services: () => readonly Service[],
+    evicted: (worker: string, pid: number, reason: string) => void,
+  ) {
+    this.#evicted = evicted;
     this.#options = options;
     this.#services = services;
     this.#later();
@@ -34,14 +41,18 @@ export class Pinger {
 
   async #round(): Promise<void> {
     const misses = new Map<string, number>();
-    const asked = this.#services().flatMap((service) => service.bus.workers.map(({ id }) => ({ service, id })));
+    const asked = this.#services().flatMap((service) =>
+      service.bus.workers.map(({ id, pid }) => ({ service, id, pid })),
+    );
     await Promise.all(
-      asked.map(async ({ service, id }) => {
+      asked.map(async ({ service, id, pid }) => {
         const key = `${service.name}/${id}`;
         if (await this.#answers(service, id)) return;
         const missed = (this.#misses.get(key) ?? 0) + 1;
         misses.set(key, missed);
-        if (missed >= this.#options.maxMisses) service.bus.evict(id, `it missed ${missed} pings`);
+        if (missed < this.#options.maxMisses) return;
+        const reason = `it missed ${missed} pings`;
+        if (service.bus.evict(id, reason)) this.#evicted(service.name, pid, reason);
       }),
     );
     this.#misses = misses;

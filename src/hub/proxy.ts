@@ -8,6 +8,7 @@ import type { StreamedResponse } from "../bus/response.ts";
 import type { StreamSource } from "../bus/body-writer.ts";
 import { Failure, tooLarge } from "./failure.ts";
 import { firstOf } from "./forwarded.ts";
+import type { RouteLimitOptions } from "./limits.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 
 /** Hop-by-hop headers: RFC 9110 (7.6.1), and others that proxies treat alike. */
@@ -32,7 +33,7 @@ const NOT_OF_CLIENT = new Set([
 ]);
 /** Response headers that are not forwarded; the server sets `content-length` and `date` itself. */
 const NOT_OF_WORKER = new Set([...HOP_BY_HOP, "content-length", "date"]);
-/** Bodies up to this size, in bytes, are read whole and sent as one message; larger ones are streamed. */
+/** Largest body that is read whole, in bytes. */
 const WHOLE_BYTES = 256 * 1024;
 
 /** Request headers by lower-case name. Headers of the same name are joined, except `set-cookie`. */
@@ -47,34 +48,52 @@ export interface Incoming {
   readonly query: string;
   readonly pattern: string;
   readonly params: Readonly<Record<string, string>>;
-  /** Address of the client; `null` if it has none. */
-  readonly address: string | null;
+  /** Whether the `x-forwarded-*` headers of the request are trusted. */
+  readonly isTrusted: boolean;
+  /** The header `x-forwarded-for` of the worker's request; `null`: none. */
+  readonly via: string | null;
   /** Scheme of the client's request. `"https"` only when `hub.fetch` runs inside a server with TLS. */
   readonly proto: "http" | "https";
 }
 
-type ProxyLimits = Pick<ResolvedHubOptions, "timeout" | "bodyTimeout" | "payloadBytes" | "trustProxy">;
+/** Limits of the requests of one route. */
+export interface RouteLimits extends Pick<ResolvedHubOptions, "timeout" | "bodyTimeout" | "payloadBytes"> {
+  /** Bodies up to this size, in bytes, are read whole and sent as one message; larger ones are streamed. */
+  readonly wholeBytes: number;
+}
+
+/** Limits of a route. `own` replaces limits of the hub. */
+export function routeLimits(hub: ResolvedHubOptions, own: RouteLimitOptions): RouteLimits {
+  const { timeout, bodyTimeout, payloadBytes } = hub;
+  return {
+    timeout,
+    bodyTimeout,
+    payloadBytes,
+    ...(own as Partial<RouteLimits>),
+    wholeBytes: Math.min(WHOLE_BYTES, payloadBytes),
+  };
+}
 
 /** Forwards a request. Rejects with {@link Failure} or with an error of the bus. */
-export function forward(bus: SlotBus, incoming: Incoming, limits: ProxyLimits): Promise<StreamedResponse> {
+export function forward(bus: SlotBus, incoming: Incoming, limits: RouteLimits): Promise<StreamedResponse> {
   const { request } = incoming;
   if (request.body) return forwardBody(bus, incoming, limits);
   const options: InnerOptions = { timeout: limits.timeout, [lateSignal]: () => request.signal };
-  return bus.stream(asRequest(incoming, limits, undefined), options);
+  return bus.stream(asRequest(incoming, undefined), options);
 }
 
-async function forwardBody(bus: SlotBus, incoming: Incoming, limits: ProxyLimits): Promise<StreamedResponse> {
+async function forwardBody(bus: SlotBus, incoming: Incoming, limits: RouteLimits): Promise<StreamedResponse> {
   const { timeout } = limits;
   const { signal } = incoming.request;
   const body = await readBody(incoming, limits);
-  if (!(body instanceof Body)) return bus.stream(asRequest(incoming, limits, body), { timeout, signal });
+  if (!(body instanceof Body)) return bus.stream(asRequest(incoming, body), { timeout, signal });
   const either = AbortSignal.any([signal, body.failed]);
-  return bus.stream(asRequest(incoming, limits, body.source), { timeout, signal: either });
+  return bus.stream(asRequest(incoming, body.source), { timeout, signal: either });
 }
 
-function asRequest(incoming: Incoming, limits: ProxyLimits, body: BusRequest["body"]): BusRequest {
+function asRequest(incoming: Incoming, body: BusRequest["body"]): BusRequest {
   const { request, path, query, pattern, params, id } = incoming;
-  const headers = requestHeaders(incoming, limits.trustProxy);
+  const headers = requestHeaders(incoming);
   return { method: request.method as Method, path, query, pattern, params, id, headers, body };
 }
 
@@ -92,7 +111,7 @@ function listed(connection: string | null): ReadonlySet<string> | null {
   return new Set(connection.split(",").map((name) => name.trim().toLowerCase()));
 }
 
-function requestHeaders({ request, headers, address, id, proto }: Incoming, trustProxy: boolean): HeaderList {
+function requestHeaders({ request, headers, id, proto, isTrusted, via }: Incoming): HeaderList {
   const ofConnection = listed(headerOf(headers, "connection"));
   const flat: string[] = [];
   for (const name in headers) {
@@ -101,11 +120,8 @@ function requestHeaders({ request, headers, address, id, proto }: Incoming, trus
     if (typeof value === "string") flat.push(name, value);
     else for (const one of value) flat.push(name, one);
   }
-  const before = (name: string): string | null => (trustProxy && headerOf(headers, name)) || null;
-  const client = before("x-forwarded-for");
-  // A peer without an address (a unix socket) still gets an entry, as workers count the entries from the end.
-  const route = client === null ? address : `${client}, ${address ?? "unknown"}`;
-  if (route !== null) flat.push("x-forwarded-for", route);
+  const before = (name: string): string | null => (isTrusted && headerOf(headers, name)) || null;
+  if (via !== null) flat.push("x-forwarded-for", via);
   const own = headerOf(headers, "host");
   if (own?.includes(",")) throw new Failure(400, "BAD_HOST", "The request has more than one host header.");
   const named = before("x-forwarded-host");
@@ -162,7 +178,7 @@ class Body {
   readonly failed: AbortSignal;
   readonly source: StreamSource;
 
-  constructor(stream: ReadableStream<Uint8Array>, limits: ProxyLimits) {
+  constructor(stream: ReadableStream<Uint8Array>, limits: RouteLimits) {
     const controller = new AbortController();
     this.failed = controller.signal;
     this.source = pieces(stream, limits, (failure) => controller.abort(failure));
@@ -171,7 +187,7 @@ class Body {
 
 async function* pieces(
   stream: ReadableStream<Uint8Array>,
-  { payloadBytes, bodyTimeout }: ProxyLimits,
+  { payloadBytes, bodyTimeout }: RouteLimits,
   fail: (failure: Failure) => void,
 ): AsyncGenerator<Uint8Array> {
   const reader = stream.getReader();
@@ -192,12 +208,12 @@ async function* pieces(
   }
 }
 
-async function readBody({ request, headers }: Incoming, limits: ProxyLimits): Promise<Uint8Array | Body> {
+async function readBody({ request, headers }: Incoming, limits: RouteLimits): Promise<Uint8Array | Body> {
   const declared = headerOf(headers, "content-length");
   if (declared !== null && !/^\d+$/.test(declared))
     throw new Failure(400, "BAD_LENGTH", "The content-length header is not a number.");
   if (declared !== null && Number(declared) > limits.payloadBytes) throw tooLarge(limits.payloadBytes);
-  if (declared === null || Number(declared) > WHOLE_BYTES) return new Body(request.body!, limits);
+  if (declared === null || Number(declared) > limits.wholeBytes) return new Body(request.body!, limits);
   try {
     return await within(request.bytes(), limits.bodyTimeout);
   } catch (error) {

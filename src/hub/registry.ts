@@ -3,9 +3,11 @@
 import { METHODS, type Method } from "../bus/codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { closing, Failure } from "./failure.ts";
+import { fromRequest } from "./limits.ts";
 import type { RouteRequest } from "./names.ts";
-import type { ResolvedHubOptions } from "./options.ts";
+import { busNameOf, type ResolvedHubOptions } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
+import { routeLimits } from "./proxy.ts";
 import { type Route, routeKey, RouteTable } from "./routes.ts";
 import { type Audience, type Registration, Service } from "./service.ts";
 
@@ -51,7 +53,7 @@ export class Registry {
     try {
       return await this.#register(name, routes, pid);
     } catch (error) {
-      this.#audience.tell("refused", { name: name.slice(0, NAME_SHOWN), pid }, (error as Error).message);
+      this.refused(name, pid, (error as Error).message);
       throw error;
     }
   }
@@ -61,15 +63,58 @@ export class Registry {
     routes: readonly RouteRequest[],
     pid: number | null,
   ): Promise<Registration & { bus: string }> {
-    const requested = checkRoutes(routes);
-    this.#refuseConflicts(name, requested); // before its bus is created
+    const requested = this.check(name, routes); // before its bus is created
     const service = await this.#service(name);
     this.#refuseConflicts(name, requested); // again: another name may have registered meanwhile
+    return this.#install(service, { id: crypto.randomUUID(), pid, routes: requested.length }, requested, routes);
+  }
+
+  /** Returns the name of the bus of a worker name. @throws {InvalidConfigError} for an invalid name; {Failure} 503 when closed. */
+  busOf(name: string): string {
+    if (this.isClosed) throw closing();
+    return busNameOf(this.#options.name, name);
+  }
+
+  /** Returns the routes. @throws {Failure} 400 for invalid routes, 409 for a route that another live name has. */
+  check(name: string, routes: readonly RouteRequest[]): readonly RequestedRoute[] {
+    const requested = checkRoutes(routes, this.#options);
+    this.#refuseConflicts(name, requested);
+    return requested;
+  }
+
+  /** Installs a registration that another process of a shared hub has checked. */
+  async install(
+    name: string,
+    id: string,
+    pid: number | null,
+    routes: readonly RouteRequest[],
+  ): Promise<Registration & { bus: string }> {
+    const requested = checkRoutes(routes, this.#options);
+    return this.#install(await this.#service(name), { id, pid, routes: requested.length }, requested, routes);
+  }
+
+  #install(
+    service: Service,
+    registration: Registration,
+    requested: readonly RequestedRoute[],
+    routes: readonly RouteRequest[],
+  ): Registration & { bus: string } {
+    service.requests = routes;
     const own = requested.map((route) => ({ ...route, owner: service }));
-    const registration = { id: crypto.randomUUID(), pid, routes: own.length };
     service.register(registration, own);
     this.#rebuild();
     return { ...registration, bus: service.bus.name };
+  }
+
+  /** Reports that a registration was refused. */
+  refused(name: string, pid: number | null, reason: string): void {
+    this.#audience.tell("refused", { name: name.slice(0, NAME_SHOWN), pid }, reason);
+  }
+
+  /** Evicts the attachments of a worker process. */
+  evict(name: string, pid: number, reason: string): void {
+    const bus = this.#live.find((service) => service.name === name)?.bus;
+    for (const worker of bus?.workers ?? []) if (worker.pid === pid) bus!.evict(worker.id, reason);
   }
 
   unregister(id: string): boolean {
@@ -153,12 +198,12 @@ export class Registry {
   }
 }
 
-function checkRoutes(routes: readonly RouteRequest[]): RequestedRoute[] {
+function checkRoutes(routes: readonly RouteRequest[], hub: ResolvedHubOptions): RequestedRoute[] {
   if (!Array.isArray(routes) || routes.length > ROUTES_MAX)
     throw new Failure(400, "BAD_REGISTRATION", `routes must be a list of at most ${ROUTES_MAX} routes.`);
   const seen = new Map<string, string>();
   return routes.map((route) => {
-    const parsed = checkRoute(route);
+    const parsed = checkRoute(route, hub);
     const key = routeKey(parsed);
     const twin = seen.get(key);
     if (twin !== undefined)
@@ -168,7 +213,7 @@ function checkRoutes(routes: readonly RouteRequest[]): RequestedRoute[] {
   });
 }
 
-function checkRoute(route: RouteRequest): RequestedRoute {
+function checkRoute(route: RouteRequest, hub: ResolvedHubOptions): RequestedRoute {
   const { method, path, sse = false } = route ?? {};
   if (!METHODS.includes(method as Method) || typeof sse !== "boolean")
     throw badRoute(
@@ -176,7 +221,7 @@ function checkRoute(route: RouteRequest): RequestedRoute {
     );
   if (sse && method !== "GET") throw badRoute(`${path}: an event stream must use GET.`);
   try {
-    return { method: method as Method, pattern: parsePattern(path), sse };
+    return { method: method as Method, pattern: parsePattern(path), sse, limits: routeLimits(hub, fromRequest(route)) };
   } catch (error) {
     throw error instanceof InvalidConfigError ? badRoute(error.message) : error;
   }

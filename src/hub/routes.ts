@@ -4,6 +4,7 @@ import { addRoute, createRouter, findRoute, type RouterContext } from "rou3";
 import { METHODS, type Method } from "../bus/codec.ts";
 import { Failure } from "./failure.ts";
 import type { Pattern } from "./pattern.ts";
+import type { RouteLimits } from "./proxy.ts";
 
 /** A route of one worker name. */
 export interface Route<Owner> {
@@ -11,6 +12,7 @@ export interface Route<Owner> {
   readonly pattern: Pattern;
   /** Whether the route is an event stream. */
   readonly sse: boolean;
+  readonly limits: RouteLimits;
   readonly owner: Owner;
 }
 

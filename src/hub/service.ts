@@ -2,6 +2,7 @@
 
 import { SlotBus } from "../slotbus.ts";
 import type { WorkerInfo } from "../bus/events.ts";
+import type { RouteRequest } from "./names.ts";
 import type { Route } from "./routes.ts";
 import { busNameOf, type ResolvedHubOptions } from "./options.ts";
 
@@ -75,6 +76,8 @@ export class Service {
   readonly bus: SlotBus;
   /** Routes of the newest registration. */
   routes: readonly Route<Service>[] = [];
+  /** These routes as the worker sent them. */
+  requests: readonly RouteRequest[] = [];
   readonly #registrations = new Map<string, Tenure>();
   readonly #audience: Audience;
   /** `performance.now()` when the last process left; `null` while a process is attached or about to attach. */
@@ -83,7 +86,7 @@ export class Service {
 
   static async create(name: string, options: ResolvedHubOptions, audience: Audience): Promise<Service> {
     const { directory, slots, payloadBytes, timeout, queue, spin } = options;
-    const bus = await SlotBus.create({
+    const bus = await SlotBus[options.shared ? "connect" : "create"]({
       name: busNameOf(options.name, name),
       directory,
       slots,

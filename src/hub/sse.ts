@@ -6,6 +6,7 @@ import { checkEvent, EventLog, type StreamEvent } from "./event-log.ts";
 import { LIFECYCLE_PATH, type Lifecycle } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import { parsePattern, plainPath } from "./pattern.ts";
+import { NumberedLog } from "./numbered-log.ts";
 import type { Incoming } from "./proxy.ts";
 import type { Registry } from "./registry.ts";
 import type { Route } from "./routes.ts";
@@ -14,7 +15,7 @@ import { SseClient } from "./sse-client.ts";
 
 /** A stream: its clients and its newest events. */
 interface Stream {
-  readonly log: EventLog;
+  readonly log: EventLog | NumberedLog;
   readonly clients: Set<SseClient>;
 }
 
@@ -24,6 +25,13 @@ interface Channel extends Stream {
   readonly params: Readonly<Record<string, string>>;
 }
 
+/** An event that was pushed to all paths of a pattern. */
+interface PatternEvent {
+  readonly params: Readonly<Record<string, string>>;
+  readonly event: StreamEvent;
+  readonly number: number;
+}
+
 /** Time for which the events of a path without clients are kept for clients that reconnect, in ms. */
 const LINGER_MS = 60_000;
 
@@ -31,6 +39,14 @@ export class EventStreams {
   readonly #registry: Registry;
   readonly #options: ResolvedHubOptions;
   readonly #epoch = Math.floor(Date.now()).toString(36);
+  /** Begins the ids of a shared hub; `null` for a hub of one process. */
+  readonly #sharedEpoch: string | null;
+  /** Events that were pushed to a pattern of a shared hub, for paths that have no client in this process yet. */
+  readonly #toPatterns = new Map<string, PatternEvent[]>();
+  /** Number of the newest event of a shared hub; set before an event is sent. */
+  newest = 0;
+  /** Number of the newest event of a shared hub that this process may not have kept for a path without clients. */
+  horizon = 0;
   #logs = 0;
   readonly #all: Stream;
   /** Streams by path, normalised with {@link plainPath}. */
@@ -40,7 +56,9 @@ export class EventStreams {
   #timer: ReturnType<typeof setInterval> | null = null;
   #closed = false;
 
-  constructor(registry: Registry, options: ResolvedHubOptions) {
+  /** `sharedEpoch`: of a shared hub, whose events have numbers. */
+  constructor(registry: Registry, options: ResolvedHubOptions, sharedEpoch: string | null) {
+    this.#sharedEpoch = sharedEpoch;
     this.#registry = registry;
     this.#options = options;
     this.#all = this.#makeStream();
@@ -77,35 +95,47 @@ export class EventStreams {
 
   // ---- events -----------------------------------------------------------------------------------------------------
 
-  /** Sends an event to `GET /events`. Returns the number of clients. @throws {InvalidConfigError} */
-  emit(source: string, type: string, data: string): number {
+  /** Sends an event to `GET /events`. Returns the number of clients. `number`: of a shared hub. @throws {InvalidConfigError} */
+  emit(source: string, type: string, data: string, number = 0): number {
     checkEvent({ type, data });
-    return this.#send(this.#all, { type, data: JSON.stringify({ source, event_type: type, data }) });
+    return this.#send(this.#all, { type, data: JSON.stringify({ source, event_type: type, data }) }, number);
   }
 
   /** Sends an event to the clients of one path. @throws {Failure} 404 if no stream has this path; {@link InvalidConfigError}. */
-  push(path: string, event: StreamEvent): number {
+  push(path: string, event: StreamEvent, number = 0): number {
     checkEvent(event);
+    const { key, route, params } = this.find(path);
+    return this.#send(this.#channel(key, route, params), event, number);
+  }
+
+  /** Finds the event stream of a path. @throws {Failure} 404 */
+  find(path: string) {
     const { pathname } = new URL(`http://hub${path.startsWith("/") ? "" : "/"}${path}`);
     const key = plainPath(pathname);
     const { table } = this.#registry;
     const match = table.find("GET", pathname) ?? table.find("GET", key); // plain text of a route is compared literally
     if (!match?.route.sse) throw new Failure(404, "NO_STREAM", `No event stream has the path ${path.slice(0, 200)}.`);
-    return this.#send(this.#channel(key, match.route, match.params), event);
+    return { key, route: match.route, params: match.params };
   }
 
   /** Sends an event to the clients of a route whose parameters have these values. @throws as {@link push} */
-  pushByPattern(pattern: string, params: Readonly<Record<string, string>>, event: StreamEvent): number {
+  pushByPattern(pattern: string, params: Readonly<Record<string, string>>, event: StreamEvent, number = 0): number {
     checkEvent(event);
-    const { key } = parsePattern(pattern);
-    const isRoute = this.#registry.table.routes.some((route) => route.sse && route.pattern.key === key);
-    if (!isRoute) throw new Failure(404, "NO_STREAM", `No event stream has the pattern ${pattern.slice(0, 200)}.`);
+    const key = this.findPattern(pattern);
+    if (this.#sharedEpoch !== null) this.#keepForPattern(key, { params, event, number });
     let delivered = 0;
     for (const channel of this.#channels.values()) {
-      const matches = Object.entries(params).every(([name, value]) => channel.params[name] === value);
-      if (channel.route.pattern.key === key && matches) delivered += this.#send(channel, event);
+      if (channel.route.pattern.key === key && matches(params, channel.params))
+        delivered += this.#send(channel, event, number);
     }
     return delivered;
+  }
+
+  /** Returns the key of a pattern of event streams. @throws {Failure} 404; {@link InvalidConfigError} */
+  findPattern(pattern: string): string {
+    const { key } = parsePattern(pattern);
+    if (this.#registry.table.routes.some((route) => route.sse && route.pattern.key === key)) return key;
+    throw new Failure(404, "NO_STREAM", `No event stream has the pattern ${pattern.slice(0, 200)}.`);
   }
 
   // ---- time and change --------------------------------------------------------------------------------------------
@@ -140,7 +170,7 @@ export class EventStreams {
     clients.add(client);
     const lastId = request.headers.get("last-event-id");
     if (lastId) {
-      const { events, missing } = log.since(lastId);
+      const { events, missing } = log.since(lastId, this.newest);
       client.missing(missing);
       for (const event of events) client.send(event);
     }
@@ -150,8 +180,8 @@ export class EventStreams {
     return client.respond(request.signal, requestId);
   }
 
-  #send({ log, clients }: Stream, event: StreamEvent): number {
-    const text = log.append(event);
+  #send({ log, clients }: Stream, event: StreamEvent, number: number): number {
+    const text = log.append(event, number);
     let given = 0;
     for (const client of clients) if (client.send(text)) given++;
     return given;
@@ -166,7 +196,7 @@ export class EventStreams {
     const now = performance.now();
     for (const { clients } of this.#streams()) for (const client of clients) client.beat();
     for (const [path, { clients, log }] of this.#channels)
-      if (clients.size === 0 && now - log.touchedAt > LINGER_MS) this.#channels.delete(path);
+      if (clients.size === 0 && now - log.touchedAt > LINGER_MS) this.#forget(path);
     if (this.clients > 0 || this.#channels.size > 0) return;
     clearInterval(this.#timer!);
     this.#timer = null;
@@ -176,6 +206,7 @@ export class EventStreams {
     const known = this.#channels.get(path);
     if (known?.route === route) return known;
     const channel: Channel = { ...(known ?? this.#makeStream()), route, params };
+    if (!known) this.#addPatternEvents(channel);
     this.#channels.set(path, channel);
     this.#keepTime();
     if (this.#channels.size > this.#options.sse.maxPaths) this.#forgetOne();
@@ -185,11 +216,33 @@ export class EventStreams {
   /** Drops the oldest path without clients. */
   #forgetOne(): void {
     const oldest = this.#channels.entries().find(([, { clients }]) => clients.size === 0);
-    if (oldest) this.#channels.delete(oldest[0]);
+    if (oldest) this.#forget(oldest[0]);
+  }
+
+  #forget(path: string): void {
+    const log = this.#channels.get(path)?.log;
+    if (log instanceof NumberedLog) this.horizon = Math.max(this.horizon, log.newest);
+    this.#channels.delete(path);
+  }
+
+  /** Keeps an event for paths that have no client in this process; it may have clients in another one. */
+  #keepForPattern(key: string, event: PatternEvent): void {
+    const kept = this.#toPatterns.get(key) ?? [];
+    this.#toPatterns.set(key, kept);
+    kept.push(event);
+    if (kept.length > this.#options.sse.maxReplay) this.horizon = Math.max(this.horizon, kept.shift()!.number);
+  }
+
+  #addPatternEvents({ log, route, params }: Channel): void {
+    if (!(log instanceof NumberedLog)) return;
+    for (const { params: wanted, event, number } of this.#toPatterns.get(route.pattern.key) ?? [])
+      if (number < this.newest && matches(wanted, params)) log.append(event, number);
   }
 
   #makeStream(): Stream {
     const { maxReplay, replayBytes } = this.#options.sse;
+    if (this.#sharedEpoch !== null)
+      return { log: new NumberedLog(this.#sharedEpoch, maxReplay, replayBytes, this.horizon), clients: new Set() };
     // A path that was forgotten counts from 1 again, so its ids must differ from the old ones.
     const epoch = `${this.#epoch}.${(this.#logs++).toString(36)}`;
     return { log: new EventLog(epoch, maxReplay, replayBytes), clients: new Set() };
@@ -210,6 +263,11 @@ export class EventStreams {
 export function emptyStream(requestId: string): Response {
   const headers = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-request-id": requestId };
   return new Response("retry: 1000\n\n", { headers });
+}
+
+/** Whether the parameters have the wanted values. */
+function matches(wanted: Readonly<Record<string, string>>, params: Readonly<Record<string, string>>): boolean {
+  return Object.entries(wanted).every(([name, value]) => params[name] === value);
 }
 
 /** Identifies a route; stays the same when its worker registers again. */

@@ -4,10 +4,11 @@ import type { SlotBus } from "../slotbus.ts";
 import { Exposition } from "../bus/exposition.ts";
 import { isSameToken } from "../check.ts";
 import { Failure } from "./failure.ts";
-import type { Meter } from "./meter.ts";
+import { cumulative, type Meter } from "./meter.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import type { Registry } from "./registry.ts";
 import { SseClient } from "./sse-client.ts";
+import { type Part, wholeOf } from "./whole.ts";
 import page from "./status.html" with { type: "text" };
 
 const PREFIX = "/_slotbus/";
@@ -27,6 +28,15 @@ const SAFE_HEADERS = {
   "x-content-type-options": "nosniff",
 };
 
+/** What the pages show of the hub besides its workers. */
+export interface HubState {
+  /** Number of clients of event streams. */
+  clients(): number;
+  isDraining(): boolean;
+  /** Figures of the other processes of a shared hub. */
+  peers(): Promise<Part[]>;
+}
+
 /** State of the hub at one moment. */
 export type Picture = ReturnType<Status["picture"]>;
 export type RoutePicture = ReturnType<Status["routes"]>[number];
@@ -35,7 +45,7 @@ export class Status {
   readonly #registry: Registry;
   readonly #meter: Meter;
   readonly #options: ResolvedHubOptions;
-  readonly #clients: () => number;
+  readonly #hub: HubState;
   readonly #watchers = new Set<SseClient>();
   readonly #began = Date.now();
   #timer: ReturnType<typeof setInterval> | null = null;
@@ -43,11 +53,11 @@ export class Status {
   /** What has been sent to all watchers: the routes, and the time of the newest second. */
   #told: { table: unknown; there: string; until: number } = { table: null, there: "", until: 0 };
 
-  constructor(registry: Registry, meter: Meter, options: ResolvedHubOptions, clients: () => number) {
+  constructor(registry: Registry, meter: Meter, options: ResolvedHubOptions, hub: HubState) {
     this.#registry = registry;
     this.#meter = meter;
     this.#options = options;
-    this.#clients = clients;
+    this.#hub = hub;
   }
 
   static isStatusPath(path: string): boolean {
@@ -55,26 +65,28 @@ export class Status {
   }
 
   /** `address`: address of the client; `null` if unknown. @throws {Failure} */
-  answer(request: Request, path: string, address: string | null, id: string): Response {
+  async answer(request: Request, path: string, address: string | null, id: string): Promise<Response> {
     if (request.method !== "GET" && request.method !== "HEAD")
       throw new Failure(405, "METHOD", "Status pages are read-only; use GET or HEAD.", { allow: "GET, HEAD" });
     if (path === "/_slotbus") return new Response(null, { status: 308, headers: { location: PREFIX } });
     this.#admit(request, address);
-    const response = this.#read(request, path.slice(PREFIX.length), id);
+    const response = await this.#read(request, path.slice(PREFIX.length), id);
     for (const [name, value] of Object.entries(SAFE_HEADERS)) response.headers.set(name, value);
     return response;
   }
 
-  #read(request: Request, page: string, id: string): Response {
+  async #read(request: Request, page: string, id: string): Promise<Response> {
     switch (page) {
       case "":
         return this.#page();
       case "stream":
         return this.#stream(request, id);
       case "snapshot":
-        return Response.json({ ...this.picture(), routes: this.routes(), history: this.#meter.history() });
+        return Response.json(await this.#snapshot());
       case "metrics":
-        return new Response(this.#metrics(), { headers: { "content-type": Exposition.contentType } });
+        return new Response(this.#metrics(await this.#whole()), {
+          headers: { "content-type": Exposition.contentType },
+        });
       case "health":
         return this.#health();
       case "routes":
@@ -90,40 +102,81 @@ export class Status {
     for (const watcher of this.#watchers) watcher.end();
   }
 
-  picture() {
+  /** Figures of this process. */
+  part(): Part {
+    const { user, system } = process.cpuUsage();
+    const counts = [...this.#meter.counts].map(([name, { statuses, inBucket, total, sumMs }]) => [
+      name,
+      { statuses: Object.fromEntries(statuses), inBucket: [...inBucket], total, sumMs },
+    ]);
+    const workers = this.#registry.services.map(({ name, bus }) => {
+      const { workers: attached, queued } = bus.stats();
+      const inFlight: Record<string, number> = {};
+      for (const { pid, inFlight: own } of attached) inFlight[pid] = (inFlight[pid] ?? 0) + own;
+      return [name, { queued, inFlight }];
+    });
+    return {
+      pid: process.pid,
+      clients: this.#hub.clients(),
+      counts: Object.fromEntries(counts),
+      workers: Object.fromEntries(workers),
+      history: this.#meter.history(),
+      rss: process.memoryUsage.rss(),
+      cpu: user + system,
+    };
+  }
+
+  /** Figures of all processes, and the number of processes. */
+  async #whole(): Promise<Part & { processes: number }> {
+    const peers = await this.#hub.peers();
+    return { ...wholeOf([this.part(), ...peers]), processes: peers.length + 1 };
+  }
+
+  async #snapshot() {
+    const whole = await this.#whole();
+    return { ...this.picture(whole), routes: this.routes(), history: whole.history };
+  }
+
+  picture(whole: Part & { processes: number }) {
     return {
       hub: this.#options.name,
       pid: process.pid,
+      /** Number of hub processes. */
+      hubs: whole.processes,
       /** In ms since 1970. */
       time: Date.now(),
       /** Time since the hub started, in ms. */
       uptime: Date.now() - this.#began,
       /** Number of clients of event streams. */
-      clients: this.#clients(),
+      clients: whole.clients,
       /** Responses of the hub itself, by status. */
-      statuses: this.#statuses(""),
+      statuses: whole.counts[""]?.statuses ?? {},
       workers: this.#registry.services
-        .map(({ name, bus, isThere }) => ({ name, there: isThere, ...this.#worker(name, bus) }))
+        .map(({ name, bus, isThere }) => ({ name, there: isThere, ...this.#worker(name, bus, whole) }))
         .sort((a, b) => (a.name < b.name ? -1 : 1)),
     };
   }
 
-  #worker(name: string, bus: SlotBus) {
-    const { workers, queued } = bus.stats();
+  #worker(name: string, bus: SlotBus, whole: Part) {
     const slots: ReturnType<SlotBus["diagnostics"]>["slots"][] = [];
     for (const slot of bus.diagnostics().slots) {
       if (slot.slot === 0) slots.push([]); // a new attachment starts; the pid cannot tell them apart
       slots.at(-1)!.push(slot);
     }
+    const { workers } = bus.stats();
+    const all = whole.workers[name];
     const processes = workers.map(({ pid, concurrency, inFlight }, at) => {
       const used = slots[at]!.filter(({ state }) => state !== "FREE");
-      return { pid, concurrency, inFlight, slots: used.map(({ slot, state, ageMs }) => ({ slot, state, ageMs })) };
+      const isAlone = workers.filter((one) => one.pid === pid).length === 1;
+      return {
+        pid,
+        concurrency,
+        inFlight: isAlone ? (all?.inFlight[pid] ?? inFlight) : inFlight,
+        slots: used.map(({ slot, state, ageMs }) => ({ slot, state, ageMs })), // of this hub process
+      };
     });
-    return { queued, statuses: this.#statuses(name), processes }; // `statuses` counts since the hub started
-  }
-
-  #statuses(name: string): Record<string, number> {
-    return Object.fromEntries(this.#meter.counts.get(name)?.statuses ?? []);
+    // `statuses` counts since the hub started
+    return { queued: all?.queued ?? 0, statuses: whole.counts[name]?.statuses ?? {}, processes };
   }
 
   routes() {
@@ -177,7 +230,7 @@ export class Status {
   }
 
   /** Sends `routes` and `samples` in full first and then their changes, and `picture` at each interval. */
-  #stream(request: Request, id: string): Response {
+  async #stream(request: Request, id: string): Promise<Response> {
     if (request.method === "HEAD") throw new Failure(405, "METHOD", "The stream needs GET.", { allow: "GET" });
     const watcher: SseClient = new SseClient(WATCHER_BYTES, () => {
       this.#watchers.delete(watcher);
@@ -187,15 +240,17 @@ export class Status {
     });
     this.#watchers.add(watcher);
     if (this.#closed) watcher.end();
-    else this.#timer ??= setInterval(() => this.#tell(), PICTURE_MS);
+    else this.#timer ??= setInterval(() => void this.#tell(), PICTURE_MS);
     const routes = message("routes", this.routes());
-    const samples = message("samples", this.#meter.history());
-    watcher.send(`retry: 1000\n\n${routes}${samples}${message("picture", this.picture())}`);
+    const whole = await this.#whole();
+    const samples = message("samples", whole.history);
+    watcher.send(`retry: 1000\n\n${routes}${samples}${message("picture", this.picture(whole))}`);
     return watcher.respond(request.signal, id);
   }
 
-  #tell(): void {
-    const samples = this.#meter.history().filter(({ time }) => time > this.#told.until);
+  async #tell(): Promise<void> {
+    const whole = await this.#whole();
+    const samples = whole.history.filter(({ time }) => time > this.#told.until);
     const now = {
       table: this.#registry.table,
       there: this.#registry.services.map(({ isThere }) => isThere).join(),
@@ -205,45 +260,50 @@ export class Status {
     this.#told = now;
     const routes = isNew ? message("routes", this.routes()) : "";
     const seconds = samples.length > 0 ? message("samples", samples) : "";
-    const text = routes + seconds + message("picture", this.picture());
+    const text = routes + seconds + message("picture", this.picture(whole));
     for (const watcher of this.#watchers) watcher.send(text);
   }
 
   #health(): Response {
     const gone = this.#registry.services.filter(({ isThere }) => !isThere).map(({ name }) => name);
-    return Response.json({ ok: gone.length === 0, gone }, { status: gone.length === 0 ? 200 : 503 });
+    const draining = this.#hub.isDraining();
+    const ok = gone.length === 0 && !draining;
+    return Response.json({ ok, gone, draining }, { status: ok ? 200 : 503 });
   }
 
-  #metrics(): string {
+  #metrics(whole: Part & { processes: number }): string {
     const text = new Exposition();
-    const all = [...this.#meter.counts];
+    const all = Object.entries(whole.counts);
     text.family(
       "slotbus_hub_requests_total",
       "counter",
       "Requests answered. An empty worker label: answered by the hub itself.",
     );
     for (const [worker, { statuses }] of all)
-      for (const [status, count] of statuses) text.sample({ worker, status }, count);
+      for (const [status, count] of Object.entries(statuses)) text.sample({ worker, status }, count);
     text.family(
       "slotbus_hub_request_duration_seconds",
       "histogram",
       "Time from the request to the head of its response.",
     );
     for (const [worker, counts] of all) {
-      text.histogram({ worker }, { buckets: counts.buckets(), count: counts.total, sum: counts.sumMs / 1_000 });
+      text.histogram(
+        { worker },
+        { buckets: cumulative(counts.inBucket), count: counts.total, sum: counts.sumMs / 1_000 },
+      );
     }
-    this.#workerMetrics(text);
+    this.#workerMetrics(text, whole);
     const gauge = (name: string, help: string, value: number) => text.family(name, "gauge", help).sample({}, value);
     gauge("slotbus_hub_routes", "Routes registered.", this.#registry.table.routes.length);
-    gauge("slotbus_hub_event_clients", "Clients of event streams.", this.#clients());
+    gauge("slotbus_hub_event_clients", "Clients of event streams.", whole.clients);
     gauge("process_start_time_seconds", "Start time of the hub, in seconds since 1970.", this.#began / 1_000);
-    gauge("process_resident_memory_bytes", "Resident memory of the hub.", process.memoryUsage.rss());
-    const { user, system } = process.cpuUsage();
-    text.family("process_cpu_seconds_total", "counter", "Processor time of the hub.").sample({}, (user + system) / 1e6);
+    gauge("process_resident_memory_bytes", "Resident memory of the hub.", whole.rss);
+    text.family("process_cpu_seconds_total", "counter", "Processor time of the hub.").sample({}, whole.cpu / 1e6);
+    gauge("slotbus_hub_hub_processes", "Processes of the hub.", whole.processes);
     return text.toString();
   }
 
-  #workerMetrics(text: Exposition): void {
+  #workerMetrics(text: Exposition, whole: Part): void {
     const services = this.#registry.services.map(({ name, isThere, bus }) => ({ name, isThere, stats: bus.stats() }));
     const gauge = (name: string, help: string, read: (service: (typeof services)[number]) => number): void => {
       text.family(name, "gauge", help);
@@ -258,8 +318,10 @@ export class Status {
     gauge("slotbus_hub_slots", "Requests that the attached processes handle at once.", ({ stats }) =>
       stats.workers.reduce((sum, { concurrency }) => sum + concurrency, 0),
     );
-    gauge("slotbus_hub_in_flight", "Requests being handled by a worker.", ({ stats }) => stats.inFlight);
-    gauge("slotbus_hub_queued", "Requests waiting for a worker.", ({ stats }) => stats.queued);
+    gauge("slotbus_hub_in_flight", "Requests being handled by a worker.", ({ name }) =>
+      Object.values(whole.workers[name]?.inFlight ?? {}).reduce((sum, count) => sum + count, 0),
+    );
+    gauge("slotbus_hub_queued", "Requests waiting for a worker.", ({ name }) => whole.workers[name]?.queued ?? 0);
   }
 }
 

@@ -154,7 +154,8 @@ export class HubWorker extends Closing<HubWorkerEvents> {
       return null;
     }
     const { promise: lost, resolve } = Promise.withResolvers<Error>();
-    worker.once("disconnected", resolve);
+    // Of a shared hub, other processes may still be connected.
+    worker.on("disconnected", (reason) => worker.connected || resolve(reason));
     worker.on("handlerError", (error, request) => this.#report(error, request));
     worker.serve((request) => this.#handle(request));
     this.#hasServed = true;

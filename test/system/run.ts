@@ -19,6 +19,7 @@ import { checks as containers } from "./containers.ts";
 import { checks as coverage, IN_BUN } from "./coverage.ts";
 import { checks as crossBuild } from "./crossbuild.ts";
 import { checks as descriptors } from "./descriptors.ts";
+import { checks as front } from "./front.ts";
 import { checks as fuzz } from "./fuzz.ts";
 import { checks as installed } from "./installed.ts";
 import { checks as large } from "./large.ts";
@@ -60,6 +61,7 @@ const groups: { [name: string]: Checks } = {
   clocks,
   browser,
   nginx,
+  front,
   stdio,
   systemd,
 };
