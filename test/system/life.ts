@@ -4,7 +4,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, needTool, root, run } from "./checks.ts";
 
-export type Role = "client" | "worker" | Solo;
+export type Role = "client" | "worker" | "blocking" | "hosts" | Solo;
 /** What one process of a life runs under. */
 export interface Watch {
   /** Options of strace. */
@@ -16,7 +16,12 @@ export interface Watch {
 type Solo = "shared" | "bridge" | "fleet" | "memory";
 
 function isSolo(role: Role | null): role is Solo {
-  return role !== null && role !== "client" && role !== "worker";
+  return role !== null && !["client", "worker", "blocking", "hosts"].includes(role);
+}
+
+/** The two roles of processes that need each other, for one of them. The second starts when the first listens. */
+function coupleOf(role: Role): ["client", "worker"] | ["hosts", "blocking"] {
+  return role === "blocking" || role === "hosts" ? ["hosts", "blocking"] : ["client", "worker"];
 }
 
 /** Time after which a run counts as hanging, in ms. */
@@ -93,8 +98,9 @@ export class Couple {
     this.trace = `${directory}.trace`;
   }
 
-  /** Runs both to their ends; the worker starts when the client listens. `traced` is watched; it writes {@link trace}. */
-  async live(traced: Role | null, { strace, allocation }: Watch = {}): Promise<Partial<Record<Role, Ending>>> {
+  /** Runs both to their ends; the worker starts when the client listens. With `watch`, the role is watched; it writes {@link trace}. */
+  async live(traced: Role, watch: Watch | null): Promise<Partial<Record<Role, Ending>>> {
+    const { strace, allocation } = watch ?? {};
     const command = (role: Role) => {
       const words = [this.#life, role, this.directory];
       if (role !== traced) return words;
@@ -102,12 +108,13 @@ export class Couple {
       return strace ? ["strace", "-f", "-qq", "-o", this.trace, ...strace, ...words] : words;
     };
     if (isSolo(traced)) return { [traced]: await new Life(command(traced)).ending };
-    const client = new Life(command("client"));
-    if (!(await client.listening)) return { client: await client.ending };
-    const worker = new Life(command("worker"));
+    const [first, second] = coupleOf(traced);
+    const client = new Life(command(first));
+    if (!(await client.listening)) return { [first]: await client.ending };
+    const worker = new Life(command(second));
     const workerEnding = await worker.ending;
     client.leaveAlone();
-    return { client: await client.ending, worker: workerEnding };
+    return { [first]: await client.ending, [second]: workerEnding };
   }
 
   /** Runs a solo role to its end, without strace. */
@@ -121,7 +128,7 @@ export class Couple {
 
   /** Expects that both run without a fault, after any earlier run, and leave nothing behind. */
   async expectClean(role: Role, when: string): Promise<void> {
-    const endings = isSolo(role) ? { [role]: await this.alone(role) } : await this.live(null);
+    const endings = isSolo(role) ? { [role]: await this.alone(role) } : await this.live(role, null);
     for (const [who, { text, code }] of Object.entries(endings)) {
       const ok = code === 0 && /^end ok fds 0 maps 0 blocks 0$/m.test(text);
       expect(ok, `a clean ${who} ${when} ended with ${code}: ${text}`);

@@ -90,6 +90,32 @@ const CALLS: Record<Role, Record<string, string[]>> = {
     geteuid: [],
     close: [],
   },
+  hosts: {},
+  blocking: {
+    openat: OPEN,
+    newfstatat: ["ENOMEM"],
+    getrandom: ["EINTR"],
+    socket: ["EMFILE", "ENFILE", "ENOMEM", "EPERM"],
+    bind: ["ENOSPC", "EPERM", "ENOMEM"],
+    connect: ["EAGAIN", "EINTR", "ECONNREFUSED", "EPERM", "ENOMEM"],
+    fchmodat: ["EPERM", "ENOMEM"],
+    renameat: ["EPERM", "ENOMEM", "ENOSPC"],
+    sendto: SEND,
+    recvmsg: ["EAGAIN", "EINTR", "ECONNRESET", "ENOMEM", "EMFILE"],
+    recvfrom: ["EAGAIN", "EINTR", "ECONNRESET", "ENOMEM"],
+    pread64: ["EINTR", "ENOMEM"],
+    fcntl: ["EPERM"],
+    mmap: ["ENOMEM", "EPERM"],
+    madvise: ["ENOMEM", "EAGAIN", "EINTR"],
+    poll: ["EINTR", "ENOMEM"],
+    unlinkat: ["EPERM"],
+    clock_nanosleep: ["EINTR"],
+    sched_getaffinity: ["EPERM"],
+    sched_yield: [],
+    geteuid: [],
+    munmap: [],
+    close: [],
+  },
   bridge: {
     socketpair: ["EMFILE", "ENFILE", "ENOMEM"],
     mmap: ["ENOMEM"],
@@ -155,6 +181,8 @@ const ALLOCATORS: Record<Role, string[]> = {
   client: ["malloc", "calloc"],
   worker: ["calloc"],
   shared: ["malloc", "calloc"],
+  hosts: [],
+  blocking: ["malloc", "calloc"],
   bridge: ["calloc"],
   fleet: ["malloc", "calloc", "realloc"],
   memory: ["malloc", "calloc", "realloc"],
@@ -295,7 +323,7 @@ function showHistogram(met: Map<Chain, number>): void {
 type Faults = (errors: string[]) => string[];
 const asListed: Faults = (faults) => faults;
 const onlyKill: Faults = () => ["KILL"];
-const BUS = ["client", "worker", "shared", "bridge"] as const;
+const BUS = ["client", "worker", "shared", "blocking", "bridge"] as const;
 const FLEET = ["fleet", "memory"] as const;
 
 function expectSame(seen: string[], listed: string[], role: Role): void {

@@ -267,8 +267,9 @@ static void mutate_rest(enum field field)
 	case F_worker_futex: mutate_park(&twin->worker, &twin->worker.futex); return;
 	case F_worker_cpu: mutate_park(&twin->worker, &twin->worker.cpu); return;
 	case F_client_park_line: {
-		uint32_t *const fields[] = { &twin->client.parked, &twin->client.futex, &twin->client.cpu };
-		mutate_park(&twin->client, fields[below(3)]);
+		struct sb_park *park = &twin->client;
+		uint32_t *const fields[] = { &park->parked, &park->futex, &park->cpu, &park->ticks };
+		mutate_park(park, fields[below(4)]);
 		return;
 	}
 	case F_bells: /* the client's C never reads its socket; a full one must not hold it up */
@@ -674,6 +675,7 @@ static void do_tick(void)
 	int32_t got = sb_client_tick(at->client);
 	bool acted = armed && end();
 	if (armed && !acted) stage_learn(at); /* not predicted */
+	if (!armed && !cut_off) twin->client.ticks = twin->client.ticks % UINT32_MAX + 1;
 	take_events(got, armed, expected, count);
 	for (uint32_t slot = 0; slot < slots && armed; slot++)
 		places[slot].flow = at->link->flow[slot];

@@ -2,7 +2,8 @@
  * life.h - the whole life of a client, a worker and a member of a fleet without Bun, so that strace
  * can fail each system call of the library.
  *
- *     life client|worker|shared|bridge|reopen|fleet|memory|quiet DIRECTORY [TRACE CALL N]
+ *     life client|worker|shared|hosts|blocking|bridge|reopen|fleet|memory|quiet DIRECTORY
+ *          [TRACE CALL N]
  *
  * The program itself only makes calls that the library never makes (readv, writev, ppoll, accept4,
  * openat2, close_range ...), so that a fault meets the library alone. The library works between
@@ -56,6 +57,8 @@ extern void (*clean_up)(void); /* runs before a life ends in any way */
 void client_life(const char *directory);
 void worker_life(const char *directory);
 void shared_life(const char *directory);
+void hosts_life(const char *directory);
+void blocking_life(const char *directory);
 void bridge_life(void);
 void reopen_life(const char *directory);
 void fleet_life(const char *directory);

@@ -158,6 +158,8 @@ int main(int count, char **words)
 	if (strcmp(words[1], "client") == 0) client_life(words[2]);
 	if (strcmp(words[1], "worker") == 0) worker_life(words[2]);
 	if (strcmp(words[1], "shared") == 0) shared_life(words[2]);
+	if (strcmp(words[1], "hosts") == 0) hosts_life(words[2]);
+	if (strcmp(words[1], "blocking") == 0) blocking_life(words[2]);
 	if (strcmp(words[1], "bridge") == 0) bridge_life();
 	if (strcmp(words[1], "fleet") == 0) fleet_life(words[2]);
 	if (strcmp(words[1], "memory") == 0) memory_life();
