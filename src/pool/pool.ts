@@ -42,6 +42,11 @@ export type RunName<M> = NamesOf<M, false>;
 /** Names of the functions of a module that return a stream: generators, async generators, `ReadableStream`. */
 export type StreamName<M> = NamesOf<M, true>;
 
+/** Number and size of the memory that is kept for the arguments of later calls, in bytes. */
+const SPARES = 4;
+const SPARE_LEAST = 65_536;
+const SPARE_MOST = 4 * 1_048_576;
+
 /** Options of a task. */
 export interface RunOptions extends Pick<RequestOptions, "timeout" | "signal" | "idempotent"> {}
 
@@ -81,6 +86,8 @@ export class Pool<M = AnyModule> extends Closing<PoolEvents> {
   #completed = 0;
   #failed = 0;
   #killed = 0;
+  /** Memory of the arguments of earlier calls. */
+  readonly #spare: ArrayBuffer[] = [];
   /** Timer of {@link #killLate}. */
   #timer: { close(): unknown } | null = null;
 
@@ -158,6 +165,7 @@ export class Pool<M = AnyModule> extends Closing<PoolEvents> {
       const [value] = decodeValues(response.body, true);
       if (response.status !== 200) throw errorOf(value as Failure);
       this.#completed++;
+      this.#spared(body.buffer as ArrayBuffer);
       return value as ResultOf<M[K]>;
     } catch (error) {
       this.#failed++;
@@ -206,7 +214,19 @@ export class Pool<M = AnyModule> extends Closing<PoolEvents> {
       const hint = `Pass an array: pool.run("${name}", [argument]).`;
       throw new InvalidConfigError(`The arguments of ${name} are ${shown(args)}; they must be an array.`, { hint });
     }
-    return encodeValues(args, (index) => `Argument ${index + 1} of ${name}`);
+    return encodeValues(args, (index) => `Argument ${index + 1} of ${name}`, this.#reserve);
+  }
+
+  /** Returns memory for arguments. Memory of earlier calls is mapped already, which makes copies faster. */
+  readonly #reserve = (bytes: number): Uint8Array => {
+    const at = bytes < SPARE_LEAST ? -1 : this.#spare.findIndex(({ byteLength }) => byteLength >= bytes);
+    return at < 0 ? Buffer.allocUnsafe(bytes) : new Uint8Array(this.#spare.splice(at, 1)[0]!, 0, bytes);
+  };
+
+  /** Keeps the memory of a call that is over. */
+  #spared(memory: ArrayBuffer): void {
+    const { byteLength: bytes } = memory;
+    if (bytes >= SPARE_LEAST && bytes <= SPARE_MOST && this.#spare.length < SPARES) this.#spare.push(memory);
   }
 
   #idOf(name: string): string {

@@ -92,7 +92,7 @@ function failed(error: unknown): Answer {
 
 /** @throws {Refusal} if the module does not export such a function. */
 function find(exports: Readonly<Record<string, unknown>>, module: string, name: string): Run {
-  const found = Object.hasOwn(exports, name) ? exports[name] : undefined;
+  const found = exports[name];
   if (typeof found === "function") return found as Run;
   const names = Object.keys(exports).filter((one) => typeof exports[one] === "function");
   const [near] = nearest(name, names);

@@ -11,7 +11,7 @@ import { shows } from "../examples.ts";
 import { type Checks, expect, needTool, note, path, Program, root } from "./checks.ts";
 
 /** Upper limit of the tarball's size, in bytes. */
-const LIMIT = 1_180_000; // of these, documents and examples take 100 000
+const LIMIT = 1_215_000; // of these, documents and examples take 100 000
 const bun = process.execPath;
 
 let packing: Promise<string> | null = null;

@@ -45,13 +45,6 @@ export const poolRules: LibraryRule[] = [
     test: wrong,
   },
   {
-    rule: "only a module's own exports are functions of a pool",
-    file: "pool/serve.ts",
-    edits: [["Object.hasOwn(exports, name) ? exports[name] : undefined", "exports[name]"]],
-    suite: "pool",
-    test: wrong,
-  },
-  {
     rule: "fields of an error that cannot be copied are left out",
     file: "pool/failure.ts",
     edits: [["    if (isCloneable(value)) fields[key] = value;\n", "    fields[key] = value;\n"]],
