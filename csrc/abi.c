@@ -152,7 +152,7 @@ static const struct field fields[] = {
 	FIELD(sb_stats, sampled_ns), FIELD(sb_stats, counters), FIELD(sb_stats, gauges),
 	FIELD(sb_stats, round_trip_sum), FIELD(sb_stats, round_trip), FIELD(sb_stats, link),
 	FIELD(sb_stats_link, life), FIELD(sb_stats_link, pid), FIELD(sb_stats_link, uid),
-	FIELD(sb_stats_link, concurrency), FIELD(sb_stats_link, used),
+	FIELD(sb_stats_link, concurrency), FIELD(sb_stats_link, used), FIELD(sb_stats_link, spinning),
 	FIELD(sb_stats_link, joined_ns), FIELD(sb_stats_link, states),
 	FIELD(sb_fleet_header, epoch), FIELD(sb_fleet_header, file_bytes),
 	FIELD(sb_fleet_header, first_token), FIELD(sb_fleet_header, abi),

@@ -14,6 +14,7 @@ struct sb_sessions {
 	uint32_t next;  /* session at which the next poll starts */
 	uint32_t polls;
 	bool full;
+	uint64_t spinning; /* SB_SPIN_*, as all clients see it */
 	struct mover mover;
 };
 
@@ -42,6 +43,7 @@ int32_t sb_sessions_add(struct sb_sessions *all, struct sb_worker *worker)
 		all->of[index] = worker;
 		if (index >= all->count) all->count = index + 1;
 		store_relaxed(&worker->map.region->worker.cpu, all->mover.cpu);
+		store_relaxed(&worker->map.region->counters.spinning, all->spinning);
 		return (int32_t)index;
 	}
 	return -SB_EFULL;
@@ -161,6 +163,15 @@ static int32_t park_all(struct sb_sessions *all, bool can_take)
 		return 0;
 	}
 	return 1;
+}
+
+void sb_sessions_spins(struct sb_sessions *all, uint32_t spinning)
+{
+	if (all->spinning == spinning) return;
+	all->spinning = spinning;
+	for (uint32_t i = 0; i < all->count; i++)
+		if (all->of[i] != NULL)
+			store_relaxed(&all->of[i]->map.region->counters.spinning, spinning);
 }
 
 int32_t sb_sessions_park(struct sb_sessions *all, int32_t can_take)

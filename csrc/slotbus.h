@@ -238,7 +238,17 @@ struct sb_worker_counters { /* 64 bytes; only the worker writes them */
 	uint64_t turns; /* polls and parks of the event loop, only compared; 0: no event loop */
 	uint64_t elsewhere; /* requests that the worker runs for other clients */
 	uint64_t pace_ns;   /* time of a request, divided by how many run at once; 0: unknown */
-	uint64_t reserved[2];
+	uint64_t spinning;  /* SB_SPIN_* when the worker last went to sleep */
+	uint64_t reserved[1];
+};
+
+/* Whether a worker spins while it waits, and if not, why. */
+enum {
+	SB_SPIN_UNKNOWN = 0,
+	SB_SPIN_ON = 1,
+	SB_SPIN_VAIN = 2,      /* spinning found nothing */
+	SB_SPIN_CONTENDED = 3, /* other programs need the processors */
+	SB_SPIN_OFF = 4,
 };
 
 struct sb_request_line { /* 64 bytes; both sides write status, the client writes the rest */
@@ -354,7 +364,7 @@ struct sb_stats_link { /* 64 bytes; state of one worker at sampled_ns */
 	uint32_t pid, uid;
 	uint32_t concurrency;
 	uint32_t used; /* slots not FREE */
-	uint32_t reserved;
+	uint32_t spinning; /* as the worker published it */
 	uint64_t joined_ns;
 	uint32_t states[SB_STATE_SLOTS]; /* number of slots in each enum sb_state */
 };
@@ -772,6 +782,8 @@ SB_API int32_t sb_sessions_has_more(const struct sb_sessions *sessions);
 /* Like sb_client_hold and sb_client_ring. */
 SB_API void sb_sessions_hold(struct sb_sessions *sessions);
 SB_API void sb_sessions_ring(struct sb_sessions *sessions);
+/* Tells all clients whether the worker spins: SB_SPIN_*. */
+SB_API void sb_sessions_spins(struct sb_sessions *sessions, uint32_t spinning);
 /* Parks the worker. can_take: the worker has capacity, so a request counts as work. Returns 1
  * (parked) or 0 (there is work). */
 SB_API int32_t sb_sessions_park(struct sb_sessions *sessions, int32_t can_take);

@@ -59,6 +59,8 @@ static void sample_link(struct sb_client *client, uint32_t index)
 	const struct link *link = client->links[index];
 	struct sb_stats_link *entry = &client->stats->link[index];
 	uint32_t states[SB_STATE_SLOTS] = { 0 };
+	uint64_t spinning = load_relaxed(&link->map.region->counters.spinning);
+	store_relaxed(&entry->spinning, spinning <= SB_SPIN_OFF ? (uint32_t)spinning : SB_SPIN_UNKNOWN);
 	if (link->used == 0 && load_relaxed(&entry->used) == 0) return;
 	for (uint32_t slot = 0; slot < client->header.slots; slot++) {
 		uint64_t word = 0;

@@ -1,9 +1,8 @@
 /** Statistics of a bus: counters and a histogram in shared memory. */
 
-import { type CounterName, quantileUs, type Snapshot } from "../native/statistics.ts";
+import { type CounterName, quantileUs, type Snapshot, type Spinning } from "../native/statistics.ts";
 
-/** Whether a side spins while it waits: see {@link BusStats.spinning}. */
-export type Spinning = "on" | "off" | "vain" | "contended";
+export type { Spinning };
 
 /** Result of `SlotBus.stats`. Counters start at 0 when the bus is created. */
 export interface BusStats {

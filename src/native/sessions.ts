@@ -2,6 +2,7 @@
 
 import { SlotbusError } from "../errors.ts";
 import { C, errorText, native, type Pointer } from "./library.ts";
+import { SPINNING, type Spinning } from "./statistics.ts";
 import type { WorkerHandle } from "./worker.ts";
 
 const KINDS = ["none", "taken", "moved", "ended", "knock"] as const;
@@ -48,6 +49,11 @@ export class Sessions {
   /** Whether there may be more to take. */
   hasMore(): boolean {
     return native.sb_sessions_has_more(this.#pointer) === 1;
+  }
+
+  /** Tells the clients whether the worker spins. */
+  spins(spinning: Spinning): void {
+    native.sb_sessions_spins(this.#pointer, SPINNING.indexOf(spinning));
   }
 
   /** Asks the clients for a bell at the next request. `false`: there already is work. */

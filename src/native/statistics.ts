@@ -51,8 +51,16 @@ export interface SnapshotWorker {
   inFlight: number;
   /** Time since it attached, in ms. */
   ageMs: number;
+  /** Whether it spun while it waited, when it last went to sleep, and if not, why; `null`: unknown. */
+  spinning: Spinning | null;
   slots: Record<StateName, number>;
 }
+
+/** Whether a side of a bus spins while it waits: see `spinning` of `SlotBus.stats`. */
+export type Spinning = "on" | "off" | "vain" | "contended";
+
+/** By number in shared memory; 0: unknown. */
+export const SPINNING: readonly (Spinning | null)[] = [null, "on", "vain", "contended", "off"];
 
 /** The statistics of a bus at one moment. */
 export interface Snapshot {
@@ -140,6 +148,7 @@ function readWorkers(copy: Buffer, ageOf: (ns: number) => number): SnapshotWorke
       uid: word("sb_stats_link.uid"),
       concurrency: word("sb_stats_link.concurrency"),
       inFlight: word("sb_stats_link.used"),
+      spinning: SPINNING[word("sb_stats_link.spinning")] ?? null,
       ageMs: ageOf(Number(copy.readBigUInt64LE(at + FIELDS["sb_stats_link.joined_ns"][0]))),
       slots: Object.fromEntries(
         STATE_NAMES.map((name, state) => [name, word("sb_stats_link.states", state)]),

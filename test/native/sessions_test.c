@@ -373,3 +373,25 @@ TEST("a worker that parks over two regions at the moment of publications sees th
 	for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
 	company_close(&company);
 }
+
+TEST("all clients see whether the worker spins, a new one too; statistics show no invalid value")
+{
+	struct company company = company_open(4);
+	sb_sessions_spins(company.all, SB_SPIN_CONTENDED);
+	for (int i = 0; i < CLIENTS; i++)
+		CHECK_EQ(company.pairs[i].region->counters.spinning, SB_SPIN_CONTENDED);
+	sb_sessions_remove(company.all, 1);
+	sb_sessions_spins(company.all, SB_SPIN_VAIN);
+	CHECK_EQ(company.pairs[1].region->counters.spinning, SB_SPIN_CONTENDED);
+	CHECK_EQ(sb_sessions_add(company.all, company.pairs[1].worker), 1);
+	CHECK_EQ(company.pairs[1].region->counters.spinning, SB_SPIN_VAIN);
+
+	const struct pair *pair = &company.pairs[0];
+	sb_stats_link(pair->client, pair->index, 7, 8);
+	sb_stats_sample(pair->client, 0, 0, 0);
+	CHECK_EQ(pair->client->stats->link[pair->index].spinning, SB_SPIN_VAIN);
+	pair->region->counters.spinning = SB_SPIN_OFF + 1;
+	sb_stats_sample(pair->client, 0, 0, 0);
+	CHECK_EQ(pair->client->stats->link[pair->index].spinning, SB_SPIN_UNKNOWN);
+	company_close(&company);
+}

@@ -88,10 +88,10 @@ function busDetails(bus: BusFrame, width: number): Line[] {
   const states = Object.entries(bus.slots).filter(([state, used]) => used > 0 || state === "FREE");
   out.push(`  slots  ${states.map((state) => state.join(" ")).join("  ")}`);
   const workers = bus.workers.slice(0, WORKERS_SHOWN);
-  const each = workers.map(({ id, pid, in_flight: inFlight, concurrency, age_ms: age }) => {
-    return [...(id === null ? [] : [id]), pid, inFlight, concurrency, duration(age)];
+  const each = workers.map(({ id, pid, in_flight: inFlight, concurrency, spinning, age_ms: age }) => {
+    return [...(id === null ? [] : [id]), pid, inFlight, concurrency, spinning ?? "", duration(age)];
   });
-  const heads = [bus.clients ? "PID" : ["WORKER", "PID"], "IN FLIGHT", "OF", "UP"].flat();
+  const heads = [bus.clients ? "PID" : ["WORKER", "PID"], "IN FLIGHT", "OF", "SPINS", "UP"].flat();
   const table = rows(heads, ...each);
   return [...out, ...table, ...more(bus.workers.length - WORKERS_SHOWN, "workers")];
 }

@@ -136,8 +136,8 @@ export function busFrame(bus: BusName, looks: readonly Look[]) {
     /** Requests that moved to another worker because theirs did not claim them. */
     moves: counted("moves"),
     /** Each worker once. `id` is the id of its attachment; `null` for a shared bus, where each client has its own. */
-    workers: workers.map(({ id, pid, inFlight, concurrency, ageMs }) => {
-      return { id: isShared ? null : id, pid, in_flight: inFlight, concurrency, age_ms: Math.round(ageMs) };
+    workers: workers.map(({ id, pid, inFlight, concurrency, spinning, ageMs }) => {
+      return { id: isShared ? null : id, pid, in_flight: inFlight, concurrency, spinning, age_ms: Math.round(ageMs) };
     }),
     /** The clients of a shared bus; `null` for an owned one. */
     clients: isShared ? looks.map(clientFrame) : null,

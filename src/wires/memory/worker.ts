@@ -137,6 +137,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents, O
   }
 
   park(): boolean {
+    this.#sessions.spins(this.#driver.driven().spinning);
     return this.#sessions.park(this.#arrivals.canTake);
   }
 
