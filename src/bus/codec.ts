@@ -29,7 +29,7 @@ export class Arena {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** The same memory in words of 4 bytes. */
   readonly words: Uint32Array<ArrayBuffer>;
-  /** Head of which a variant is at the start of the arena, and the range of its strings that the variant may have changed. */
+  /** Head whose variant is at the start of the arena, and the range of strings that the variant may have changed. */
   variantOf: object | null = null;
   changedFrom = 0;
   changedTo = 0;

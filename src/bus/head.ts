@@ -142,7 +142,7 @@ export class Head {
   }
 }
 
-/** Numbers of the words in which a head differs from the one before. */
+/** Numbers of the words in which a head differs from its predecessor. */
 const changed = new Uint16Array(MEMO_BYTES / 4 + 1);
 
 /** The last head of one size, with a private copy of its bytes. */
@@ -151,7 +151,7 @@ class LastHead {
   readonly #bytes: Uint8Array;
   /** Words of the copy; `null` before a head differed. */
   #words: Uint32Array | null = null;
-  /** Whether the last head differed from the one before. */
+  /** Whether the last head differed from its predecessor. */
   #varies = false;
 
   constructor(head: Head, bytes: Uint8Array) {
