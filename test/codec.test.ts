@@ -235,6 +235,39 @@ test("a variant of a cached head is checked like any other", () => {
   expect(Head.decode(at.bytes.slice(0, length), leading).headers.entries()).toEqual([["name", "abcd"]]);
 });
 
+test("a variant writes only what differs from the head in the arena", () => {
+  const writer = new HeadWriter();
+  const at = arena();
+  const write = (to: Arena, first: string, second: string): number => {
+    writer.put(["/", "", "", "", "a", first, "b", second, "c", "same"]);
+    return writer.write(to, 0, leading, LIMIT, "request");
+  };
+  const plain = (first: string, second: string): Uint8Array =>
+    encoded(["/", "", "", "", "a", first, "b", second, "c", "same"]);
+  write(at, "1111", "1111");
+  for (const [first, second] of [
+    ["2222", "1111"],
+    ["1111", "2222"],
+    ["3333", "3333"],
+    ["1111", "1111"],
+    ["1111", "4444"],
+    ["5555", "1111"],
+  ] as const) {
+    const length = write(at, first, second);
+    expect(Buffer.compare(at.bytes.slice(0, length), plain(first, second))).toBe(0);
+  }
+  const size = write(at, "6666", "1111");
+  at.bytes[size - 1] = 0x21; // the last byte of "same"
+  write(at, "7777", "1111");
+  expect(at.bytes[size - 1]).toBe(0x21);
+  encodeHead(at, ["/other/path/of/another/request", "", "", ""], 0, leading, LIMIT, "request");
+  write(at, "8888", "1111");
+  expect(Buffer.compare(at.bytes.slice(0, size), plain("8888", "1111"))).toBe(0);
+  expect(() => write(at, "9999", "99\n9")).toThrow(InvalidConfigError);
+  write(at, "9999", "1111");
+  expect(Buffer.compare(at.bytes.slice(0, size), plain("9999", "1111"))).toBe(0);
+});
+
 test("a reader with a cache gives equal heads for equal bytes, and different heads for different bytes", () => {
   const reader = new HeadReader(leading);
   const at = arena();

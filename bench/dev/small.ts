@@ -1,6 +1,6 @@
 /**
- * Measures small costs one at a time: a bare round trip, the first bytes of a stream, one new header among ten, 4 KiB, and
- * 1 MiB with 32 in flight. With `--against`, two checkouts take turns in short rounds of one run; each has a client and a worker
+ * Measures small costs one at a time: a bare round trip, the first bytes of a stream, a stream of 10 000 chunks of 64 B, one new
+ * header among ten, 4 KiB, 64 KiB, and 1 MiB with 32 in flight. With `--against`, two checkouts take turns in short rounds of one run; each has a client and a worker
  * process of its own.
  *
  *     bun bench/dev/small.ts [--against ../before] [--rounds 15] [--case "first"]
@@ -14,13 +14,14 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import type * as Slotbus from "../../src/index.ts";
 
-const CASES = ["bare", "first", "vary", "4 KiB", "64 KiB", "1 MiB x 32"] as const;
+const CASES = ["bare", "first", "chunks", "vary", "4 KiB", "64 KiB", "1 MiB x 32"] as const;
 type Case = (typeof CASES)[number];
 /** Every other case is compared with the first one. */
 const BARE = CASES[0];
 const ROUND_MS = 150;
 const WARM_UP_MS = 1_500;
 const IN_FLIGHT = 32;
+const CHUNKS = 10_000;
 
 async function load(checkout: string): Promise<typeof Slotbus> {
   return (await import(join(checkout, "src/index.ts"))) as typeof Slotbus;
@@ -45,12 +46,13 @@ async function answer(checkout: string): Promise<void> {
   const worker = await SlotWorker.open({ name: "small", reconnect: false });
   const headers = tenHeaders(0);
   let serial = 0;
-  async function* four(body: Uint8Array): AsyncGenerator<Uint8Array> {
-    for (let i = 0; i < 4; i++) yield body;
+  async function* repeated(body: Uint8Array, times: number): AsyncGenerator<Uint8Array> {
+    for (let i = 0; i < times; i++) yield body;
   }
   worker.serve((request) => {
     if (request.path === "/echo") return request.body;
-    if (request.path === "/first") return four(request.body);
+    if (request.path === "/first") return repeated(request.body, 4);
+    if (request.path === "/chunks") return repeated(request.body, CHUNKS);
     if (readAll(request.headers) === 0) throw new Error("the request's headers did not arrive");
     headers[9]![1] = (serial++).toString(16).padStart(16, "0");
     return { headers, body: request.body };
@@ -75,6 +77,7 @@ async function ask(checkout: string): Promise<void> {
     };
   };
   const small = body(64);
+  const into = new Uint8Array(65_536);
   const headers = tenHeaders(0);
   let serial = 0;
   const large = body(1_048_576);
@@ -91,6 +94,14 @@ async function ask(checkout: string): Promise<void> {
       for await (const chunk of chunks) bytes += chunk.length;
       if (bytes !== 256) throw new Error(`${bytes} bytes of a short stream arrived`);
       return ns;
+    },
+    chunks: async () => {
+      const before = Bun.nanoseconds();
+      let bytes = 0;
+      for await (const chunk of (await bus.stream({ path: "/chunks", body: small })).chunks({ into }))
+        bytes += chunk.length;
+      if (bytes !== 64 * CHUNKS) throw new Error(`${bytes} bytes of a long stream arrived`);
+      return (Bun.nanoseconds() - before) / CHUNKS;
     },
     vary: async () => {
       const before = Bun.nanoseconds();

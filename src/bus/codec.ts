@@ -29,8 +29,11 @@ export class Arena {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** The same memory in words of 4 bytes. */
   readonly words: Uint32Array<ArrayBuffer>;
-  /** Head that {@link HeadWriter} left at the start of the arena and that was not overwritten since. */
-  head: Uint8Array | null = null;
+  /** Head whose variant is at the start of the arena, and the range of strings that the variant may have changed. */
+  variantOf: object | null = null;
+  changedFrom = 0;
+  changedTo = 0;
+  #head: Uint8Array | null = null;
   readonly #text: FastBuffer;
 
   constructor(buffer: ArrayBuffer) {
@@ -38,6 +41,16 @@ export class Arena {
     this.bytes = new Uint8Array(buffer);
     this.words = new Uint32Array(buffer, 0, buffer.byteLength >> 2);
     this.#text = Buffer.from(buffer) as unknown as FastBuffer;
+  }
+
+  /** Head that {@link HeadWriter} left at the start of the arena and that was not overwritten since. */
+  get head(): Uint8Array | null {
+    return this.#head;
+  }
+
+  set head(head: Uint8Array | null) {
+    this.#head = head;
+    this.variantOf = null;
   }
 
   /** Whether the arena starts with these bytes. */
@@ -240,18 +253,28 @@ function same(a: readonly string[], b: readonly string[]): boolean {
 /** Writes `strings` as a variant of `known`. Returns `false`, with an unusable head in the arena, if they differ too much. */
 function patch(arena: Arena, known: WrittenHead, strings: readonly string[], firstHeader: number): boolean {
   if (known.text < 0) return false;
+  // What is there already is not written again: it stays in the caches of the other side's processor.
+  const isVariant = arena.variantOf === known;
+  const { changedFrom, changedTo } = arena;
   let at = known.text;
+  let from = strings.length;
+  let to = 0;
   arena.head = null;
-  arena.bytes.set(known.bytes, 0);
+  if (!isVariant) arena.bytes.set(known.bytes, 0);
   for (let i = 0; i < strings.length; i++) {
     const string = strings[i]!;
     const before = known.strings[i]!;
     if (string !== before) {
       const isName = i >= firstHeader && (i - firstHeader) % 2 === 0; // header names have stricter rules
       if (isName || string.length !== before.length || !writeAscii(arena.bytes, at, string)) return false;
-    }
+      from = Math.min(from, i);
+      to = i + 1;
+    } else if (isVariant && i >= changedFrom && i < changedTo) writeAscii(arena.bytes, at, before);
     at += string.length;
   }
+  arena.variantOf = known;
+  arena.changedFrom = from;
+  arena.changedTo = to;
   return true;
 }
 

@@ -142,7 +142,7 @@ export class Head {
   }
 }
 
-/** Numbers of the words in which a head differs from the previous head. */
+/** Numbers of the words in which a head differs from its predecessor. */
 const changed = new Uint16Array(MEMO_BYTES / 4 + 1);
 
 /** The last head of one size, with a private copy of its bytes. */

@@ -112,6 +112,20 @@ export const libraryRules: LibraryRule[] = [
     test: "a head of equal lengths keeps the strings that are equal",
   },
   {
+    rule: "a variant restores what the variant before had changed",
+    file: "bus/codec.ts",
+    edits: [["else if (isVariant && i >= changedFrom && i < changedTo) writeAscii(arena.bytes, at, before);", ""]],
+    suite: "codec",
+    test: "a variant writes only what differs from the head in the arena",
+  },
+  {
+    rule: "a head that another one has overwritten is written whole",
+    file: "bus/codec.ts",
+    edits: [["    this.variantOf = null;\n", ""]],
+    suite: "codec",
+    test: "a variant writes only what differs from the head in the arena",
+  },
+  {
     rule: "the last bytes of a variant are compared too",
     file: "bus/head.ts",
     edits: [["if (differs) changed[count++] = words.length;", ""]],
