@@ -15,6 +15,7 @@ class Shared extends Stage {
 
   static async of(count: number, options: HubOptions = {}): Promise<Shared> {
     const shared = new Shared();
+    shared.workspace.leavesKilled = true; // a killed worker leaves its door
     for (let made = 0; made < count; made++) await shared.add(options);
     return shared;
   }
@@ -146,6 +147,7 @@ describe("the control socket", () => {
 
   test("a hub that was killed: its worker stays, and the next registration finds another hub", async () => {
     await using shared = new Shared();
+    shared.workspace.leavesKilled = true;
     const { directory } = shared.workspace;
     const first = new Child("hub-server.ts", [directory, '{"shared":true}'], {});
     shared.workers.push(first);

@@ -158,19 +158,14 @@ export class HubGroup implements Actions {
   leave(): void {
     if (this.#left.signal.aborted) return;
     this.#left.abort();
-    const link = join(this.#directory, controlSocketOf(this.#name));
-    const next = this.#others()[0];
-    try {
-      if (readlinkSync(link) === basename(this.socket)) {
-        if (next === undefined) rmSync(link);
-        else this.#link(next);
-      }
-    } catch {} // another process has replaced it
+    this.#linkToOther();
     this.#linked?.release();
   }
 
+  /** Leaves the fleet, after the control socket was closed. */
   async close(): Promise<void> {
     this.leave();
+    this.#linkToOther(); // again, because all processes may end at the same time
     this.#joining?.release();
     this.#cursor?.close();
     for (const { reject } of this.#pending.values()) reject(closing());
@@ -287,6 +282,17 @@ export class HubGroup implements Actions {
     rmSync(temporary, { force: true });
     symlinkSync(socket, temporary);
     renameSync(temporary, link);
+  }
+
+  /** Lets the socket of the hub's name lead to a process that stays; removes it if there is none. */
+  #linkToOther(): void {
+    const link = join(this.#directory, controlSocketOf(this.#name));
+    const others = this.#others();
+    try {
+      if (others.includes(readlinkSync(link))) return;
+      if (others.length > 0) this.#link(others[0]);
+      else rmSync(link);
+    } catch {} // there is no link
   }
 
   // ---- changes ----------------------------------------------------------------------------------------------------

@@ -717,4 +717,16 @@ export const hubRules: LibraryRule[] = [
     suite: "hub-shared",
     test: "metrics, snapshot and page show the whole, whichever hub responds",
   },
+  {
+    rule: "a hub process that is closing sends callers to another one",
+    file: "hub/client.ts",
+    edits: [
+      [
+        "        if (!(await isClosing(response))) return response;",
+        "        if (response.ok || !response.ok) return response;",
+      ],
+    ],
+    suite: "hub-processes",
+    test: "no request fails while hub processes and workers are replaced, and event streams miss nothing",
+  },
 ];
