@@ -167,6 +167,24 @@ describe("the control socket", () => {
   });
 });
 
+test("a hub that was stopped until the ring was overwritten catches up with the registrations", async () => {
+  await using shared = await Shared.of(1);
+  await using worker = await shared.serve({ "/a": () => "a" });
+  const second = new Child("hub-server.ts", [shared.workspace.directory, '{"shared":true}'], {});
+  shared.workers.push(second);
+  const port = (await second.line("listens")).split(" ")[1]!;
+  const ask = async (path: string): Promise<number> => (await fetch(`http://127.0.0.1:${port}${path}`)).status;
+  expect(await ask("/a")).toBe(200);
+  second.process.kill("SIGSTOP");
+  await using _b = await shared.serve({ "/b": () => "b" }, { name: "b" });
+  const large = "x".repeat(3 << 20);
+  for (let sent = 0; sent < 12; sent++) expect(await worker.emitter().emit("n", large)).toBe(0); // 36 MiB; the ring has 32
+  second.process.kill("SIGCONT");
+  await until(async () => (await ask("/b")) === 200, "it serves the worker that it did not see register");
+  expect(await ask("/a")).toBe(200);
+  await second.kill("SIGTERM");
+});
+
 describe("server-sent events", () => {
   const data = (listener: Listener): string[] => listener.events.map(({ event, data: text }) => `${event} ${text}`);
 

@@ -729,4 +729,11 @@ export const hubRules: LibraryRule[] = [
     suite: "hub-processes",
     test: "no request fails while hub processes and workers are replaced, and event streams miss nothing",
   },
+  {
+    rule: "a hub process that missed changes takes over the registrations of another one",
+    file: "hub/group.ts",
+    edits: [["          else await this.#catchUp();\n", ""]],
+    suite: "hub-shared",
+    test: "a hub that was stopped until the ring was overwritten catches up with the registrations",
+  },
 ];
