@@ -692,7 +692,12 @@ export const hubRules: LibraryRule[] = [
   {
     rule: "registrations of a shared hub take turns",
     file: "hub/group.ts",
-    edits: [['        await this.#publish({ is: "sync" }); // applies what others have registered\n', ""]],
+    edits: [
+      [
+        "const turn = await this.#contest.claim(REGISTRATION, { ttl: TTL_MS, timeout: PATIENCE_MS });",
+        'const turn = await this.#contest.claim({ kind: "hub", label: this.socket }, { ttl: TTL_MS });',
+      ],
+    ],
     suite: "hub-shared",
     test: "two names that want one route at the same time: one of them gets it, in all hubs",
   },
@@ -708,7 +713,7 @@ export const hubRules: LibraryRule[] = [
     file: "hub/sse.ts",
     edits: [["    if (!known) this.#addPatternEvents(channel);\n", ""]],
     suite: "hub-shared",
-    test: "a client that reconnects to another hub gets what it missed: by path, by pattern, and from before that hub began",
+    test: "an event to a pattern is replayed for a path that only another hub has had a client of",
   },
   {
     rule: "the figures of a shared hub are the sum of its processes",
