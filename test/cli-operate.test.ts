@@ -187,7 +187,7 @@ test("top --once shows rates, percentiles, slots by state, workers, rings and le
   expect(Object.values(bus!.slots).reduce((sum, one) => sum + one)).toBe(32);
   expect(bus!.workers).toMatchObject([{ pid: worker.pid, concurrency: 32 }]);
   expect(bus!.workers[0]!.in_flight).toBeGreaterThanOrEqual(1);
-  expect(["on", "vain", "contended", "off"]).toContain(bus!.workers[0]!.spinning);
+  expect(bus!.workers[0]!.spinning).toBeOneOf(["on", "vain", "contended", "off"]);
   const [fleet] = fleets;
   expect(fleet!.members).toMatchObject([{ pid: client.pid }, { pid: process.pid }]);
   expect(fleet!.rings).toMatchObject([{ name: "events", frames: 1024 }]);

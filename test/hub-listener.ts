@@ -1,7 +1,6 @@
 /** A client of event streams, for tests of the hub. */
 
 import { expect } from "bun:test";
-import type { Hub } from "../src/hub/index.ts";
 import { until } from "./support.ts";
 
 interface Event {
@@ -17,7 +16,7 @@ export class Listener {
   ended = false;
   readonly #controller = new AbortController();
 
-  static async open(hub: Hub, path: string, lastId?: string): Promise<Listener> {
+  static async open(hub: { readonly url: URL | null }, path: string, lastId?: string): Promise<Listener> {
     const listener = new Listener();
     const headers: Record<string, string> = lastId === undefined ? {} : { "last-event-id": lastId };
     const response = await fetch(new URL(path, hub.url!), { headers, signal: listener.#controller.signal });

@@ -15,6 +15,7 @@ class Shared extends Stage {
 
   static async of(count: number, options: HubOptions = {}): Promise<Shared> {
     const shared = new Shared();
+    shared.workspace.leavesKilled = true; // a killed worker leaves its door
     for (let made = 0; made < count; made++) await shared.add(options);
     return shared;
   }
@@ -79,26 +80,31 @@ describe("registrations", () => {
   });
 
   test("two names that want one route at the same time: one of them gets it, in all hubs", async () => {
-    await using shared = await Shared.of(2);
-    const sockets = shared.files.filter((file) => /@\d+\.control$/.test(file));
-    expect(sockets).toHaveLength(2);
-    const register = (socket: string, name: string) =>
+    await using shared = await Shared.of(1);
+    const { directory } = shared.workspace;
+    const child = new Child("hub-server.ts", [directory, '{"shared":true}'], {});
+    shared.workers.push(child);
+    const port = (await child.line("listens")).split(" ")[1]!;
+    const register = (member: number, name: string, path: string) =>
       fetch("http://hub/internal/register", {
-        unix: join(shared.workspace.directory, socket),
+        unix: join(directory, `hub@${member}.control`),
         method: "POST",
         headers: { "content-type": "application/json" },
-        body: JSON.stringify({ name, routes: [{ method: "GET", path: "/same" }] }),
+        body: JSON.stringify({ name, routes: [{ method: "GET", path }] }),
       });
-    const answers = await Promise.all([register(sockets[0]!, "a"), register(sockets[1]!, "b")]);
-    expect(answers.map(({ status }) => status).sort()).toEqual([200, 409]);
-    const owners = await Promise.all(
-      shared.hubs.map(async (hub) => {
-        const [route] = (await (await shared.ask(hub, "/_slotbus/routes")).json()) as [{ worker: string }];
-        return route.worker;
-      }),
-    );
-    expect(owners[0]).toBe(answers[0]!.status === 200 ? "a" : "b");
-    expect(owners[1]).toBe(owners[0]);
+    const owners = async (url: URL | string): Promise<string[]> => {
+      const routes = (await (await fetch(new URL("/_slotbus/routes", url))).json()) as { worker: string }[];
+      return routes.map(({ worker }) => worker);
+    };
+    for (let round = 0; round < 20; round++) {
+      const path = `/same${round}`;
+      const answers = await Promise.all([register(0, `a${round}`, path), register(1, `b${round}`, path)]);
+      expect(answers.map(({ status }) => status).sort()).toEqual([200, 409]);
+    }
+    const own = await owners(shared.hubs[0]!.url!);
+    expect(own).toHaveLength(20);
+    expect(await owners(`http://127.0.0.1:${port}`)).toEqual(own);
+    await child.kill("SIGTERM");
   });
 
   test("an eviction by one hub is an eviction by all", async () => {
@@ -146,6 +152,7 @@ describe("the control socket", () => {
 
   test("a hub that was killed: its worker stays, and the next registration finds another hub", async () => {
     await using shared = new Shared();
+    shared.workspace.leavesKilled = true;
     const { directory } = shared.workspace;
     const first = new Child("hub-server.ts", [directory, '{"shared":true}'], {});
     shared.workers.push(first);
@@ -163,6 +170,24 @@ describe("the control socket", () => {
     await until(() => !existsSync(join(directory, "hub@0.control")), "the socket of the killed hub is removed");
     expect(await shared.client().call<{ ok: boolean }>("/health")).toMatchObject({ ok: true });
   });
+});
+
+test("a hub that was stopped until the ring was overwritten catches up with the registrations", async () => {
+  await using shared = await Shared.of(1);
+  await using worker = await shared.serve({ "/a": () => "a" });
+  const second = new Child("hub-server.ts", [shared.workspace.directory, '{"shared":true}'], {});
+  shared.workers.push(second);
+  const port = (await second.line("listens")).split(" ")[1]!;
+  const ask = async (path: string): Promise<number> => (await fetch(`http://127.0.0.1:${port}${path}`)).status;
+  expect(await ask("/a")).toBe(200);
+  second.process.kill("SIGSTOP");
+  await using _b = await shared.serve({ "/b": () => "b" }, { name: "b" });
+  const large = "x".repeat(3 << 20);
+  for (let sent = 0; sent < 12; sent++) expect(await worker.emitter().emit("n", large)).toBe(0); // 36 MiB; the ring has 32
+  second.process.kill("SIGCONT");
+  await until(async () => (await ask("/b")) === 200, "it serves the worker that it did not see register", 3_000);
+  expect(await ask("/a")).toBe(200);
+  await second.kill("SIGTERM");
 });
 
 describe("server-sent events", () => {
@@ -213,6 +238,23 @@ describe("server-sent events", () => {
     await until(() => stranger.events.length >= 5, "all kept events");
     expect(data(stranger)).toEqual(['slotbus-lost {"lost":null}', "n 1", "n 2", "n 3", "n 4"]);
     stranger.close();
+  });
+
+  test("an event to a pattern is replayed for a path that only another hub has had a client of", async () => {
+    await using shared = await Shared.of(2);
+    await using worker = await shared.serve({ "/feed/:room": sse() });
+    const emitter = worker.emitter();
+    const first = await shared.listen(shared.hubs[0]!, "/feed/5");
+    await emitter.ssePushByPattern("/feed/:room", {}, "n", "1");
+    await until(() => first.events.length === 1, "the first event");
+    first.close();
+    await emitter.ssePushByPattern("/feed/:room", { room: "5" }, "n", "2");
+    await emitter.ssePushByPattern("/feed/:room", { room: "6" }, "n", "no");
+    const again = await shared.listen(shared.hubs[1]!, "/feed/5", first.events[0]!.id);
+    await emitter.ssePush("/feed/5", "n", "3");
+    await until(() => again.events.at(-1)?.data === "3", "the last event");
+    expect(data(again)).toEqual(["n 2", "n 3"]);
+    again.close();
   });
 
   test("events that are no longer kept are reported, and refused events are refused", async () => {

@@ -5,8 +5,10 @@ import { type Command, Option } from "commander";
 import { InvalidConfigError } from "../errors.ts";
 import { Hub, type HubOptions } from "../hub/index.ts";
 import { hubOptions } from "../hub/options.ts";
+import { isRun, reportReady } from "../native/notify.ts";
 import { addFlags, optionsOf } from "./flags.ts";
 import { type HubLogLevel, LEVELS, logHub } from "./hub-log.ts";
+import { runProcesses } from "./hub-processes.ts";
 import { Log } from "./log.ts";
 import { print } from "./terminal.ts";
 import { type CommonFlags, EXIT, newCommand, UsageError, withDirectory, withJson } from "./usage.ts";
@@ -16,12 +18,14 @@ interface Flags extends CommonFlags {
   adminTokenFile?: string;
   controlTokenFile?: string;
   log: HubLogLevel;
+  processes?: number;
 }
 
 export function command(): Command {
   const hub = newCommand("hub", "serve HTTP in front of workers in other processes", [
     "slotbus hub",
     "slotbus hub --log requests",
+    "slotbus hub --processes 4",
     "slotbus hub --port 80 --hostname 0.0.0.0 --admin-token-file /run/secrets/hub",
     "SLOTBUS_CONTROL_TOKEN=... slotbus hub --name site --control-port 3201",
   ]);
@@ -31,13 +35,24 @@ export function command(): Command {
       "file with the token that opens /_slotbus/ to any address; or set SLOTBUS_ADMIN_TOKEN",
     )
     .option("--control-token-file <file>", "file with the token of the control port; or set SLOTBUS_CONTROL_TOKEN")
+    .option("--processes <number>", "start this many processes that share the port, and keep them running", readCount)
     .addOption(new Option("--log <level>", "what to log on standard error").choices(LEVELS).default("info"))
     .addHelpText(
       "after",
       "\nTimes are in ms or have a unit: 500ms, 30s, 5m. Sizes may end in k, m or g." +
-        "\nAt SIGTERM or SIGINT the hub finishes running requests, then exits. Its status\npage is http://127.0.0.1:3200/_slotbus/.",
+        "\nAt SIGTERM or SIGINT the hub finishes running requests, then exits. With\n--processes, SIGHUP replaces one process after another. The status page is\nhttp://127.0.0.1:3200/_slotbus/.",
     )
     .action(run);
+}
+
+/** Most processes of a hub, as clients of one bus. */
+const PROCESSES_MAX = 64;
+
+function readCount(given: string): number {
+  if (/^[1-9]\d?$/.test(given) && Number(given) <= PROCESSES_MAX) return Number(given);
+  throw new UsageError(
+    `--processes is ${JSON.stringify(given)}; it must be a whole number from 1 to ${PROCESSES_MAX}.`,
+  );
 }
 
 /** Returns the options of {@link Hub.start}. */
@@ -78,14 +93,17 @@ async function start(options: HubOptions): Promise<Hub> {
 }
 
 async function run(flags: Flags): Promise<void> {
-  const hub = await start(asOptions(flags));
+  const options = asOptions(flags);
+  if (flags.processes !== undefined) return runProcesses(flags.processes, options, flags);
+  const hub = await start(options);
   const log = new Log(flags.json === true || !process.stderr.isTTY);
   logHub(log, hub, flags.log);
   const { promise, resolve } = Promise.withResolvers<void>();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, resolve);
   const status = `${hub.url}_slotbus/`;
   const control = hub.controlUrl;
-  if (flags.json) print(JSON.stringify({ name: hub.name, pid: process.pid, url: hub.url, status, control }));
+  if (isRun) reportReady();
+  else if (flags.json) print(JSON.stringify({ name: hub.name, pid: process.pid, url: hub.url, status, control }));
   else {
     print(`hub "${hub.name}" listens on ${hub.url}; its status page is ${status}`);
     if (control) print(`its control plane is ${control}`);

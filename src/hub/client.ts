@@ -65,29 +65,46 @@ export class HubClient {
       retryable: status >= 500,
     });
   }
-  /** Sends a request to the hub's socket; if no process listens there, to the processes of a shared hub, one after another. */
+  /**
+   * Sends a request to the hub's socket. If no process listens there, or the process is closing, sends it to the other processes
+   * of a shared hub, one after another.
+   */
   async #send(path: string, json: string | null): Promise<Response> {
-    const send = (unix: string): Promise<Response> =>
-      fetch(`http://hub${path}`, {
-        unix,
-        method: json === null ? "GET" : "POST",
-        body: json,
-        headers: json === null ? {} : { "content-type": "application/json" },
-        signal: AbortSignal.timeout(TIMEOUT_MS),
-      });
-    const isAbsent = (error: unknown): boolean => NOT_LISTENING.has((error as { code?: unknown }).code);
-    try {
-      return await send(this.#socket);
-    } catch (error) {
-      if (!isAbsent(error)) throw error;
-      for (const file of readdirSync(this.#directory).filter((name) => isMemberSocket(this.hub, name))) {
-        try {
-          return await send(join(this.#directory, file));
-        } catch (other) {
-          if (!isAbsent(other)) throw other;
-        }
+    let last: { response: Response } | { error: unknown } | null = null;
+    for (const unix of this.#sockets()) {
+      try {
+        const response = await fetch(`http://hub${path}`, {
+          unix,
+          method: json === null ? "GET" : "POST",
+          body: json,
+          headers: json === null ? {} : { "content-type": "application/json" },
+          signal: AbortSignal.timeout(TIMEOUT_MS),
+          keepalive: false, // a kept connection may lead to a process that is closing
+        });
+        if (!(await isClosing(response))) return response;
+        last = { response };
+      } catch (error) {
+        if (!NOT_LISTENING.has((error as { code?: unknown }).code)) throw error;
+        last ??= { error };
       }
-      throw error;
     }
+    if ("response" in last!) return last.response;
+    throw last!.error;
   }
+
+  *#sockets(): Generator<string> {
+    yield this.#socket;
+    for (const file of readdirSync(this.#directory))
+      if (isMemberSocket(this.hub, file)) yield join(this.#directory, file);
+  }
+}
+
+/** Whether a hub process that is closing has refused the request. Another process of the hub may accept it. */
+async function isClosing(response: Response): Promise<boolean> {
+  if (response.status !== 503) return false;
+  const { code } = (await response
+    .clone()
+    .json()
+    .catch(() => ({}))) as { code?: unknown };
+  return code === "CLOSING";
 }

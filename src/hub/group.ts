@@ -110,8 +110,7 @@ export class HubGroup implements Actions {
     this.#joining = await this.#contest.claim(REGISTRATION, { ttl: TTL_MS, renew: true, timeout: PATIENCE_MS });
     this.#sweep();
     const state = await this.#stateOfPeer();
-    for (const { name, routes, registrations } of state?.services ?? [])
-      for (const { id, pid } of registrations) await registry.install(name, id, pid, routes);
+    await this.#install(state, new Set());
     registry.someReturned ||= state?.someReturned ?? false;
     this.#newest = state?.newest ?? 0;
     this.#cursor = this.#fleet.ring("changes").cursor({ from: "oldest" });
@@ -158,19 +157,14 @@ export class HubGroup implements Actions {
   leave(): void {
     if (this.#left.signal.aborted) return;
     this.#left.abort();
-    const link = join(this.#directory, controlSocketOf(this.#name));
-    const next = this.#others()[0];
-    try {
-      if (readlinkSync(link) === basename(this.socket)) {
-        if (next === undefined) rmSync(link);
-        else this.#link(next);
-      }
-    } catch {} // another process has replaced it
+    this.#linkToOther();
     this.#linked?.release();
   }
 
+  /** Leaves the fleet, after the control socket was closed. */
   async close(): Promise<void> {
     this.leave();
+    this.#linkToOther(); // again, because all processes may end at the same time
     this.#joining?.release();
     this.#cursor?.close();
     for (const { reject } of this.#pending.values()) reject(closing());
@@ -289,6 +283,17 @@ export class HubGroup implements Actions {
     renameSync(temporary, link);
   }
 
+  /** Lets the socket of the hub's name lead to a process that stays; removes it if there is none. */
+  #linkToOther(): void {
+    const link = join(this.#directory, controlSocketOf(this.#name));
+    const others = this.#others();
+    try {
+      if (others.includes(readlinkSync(link))) return;
+      if (others.length > 0) this.#link(others[0]);
+      else rmSync(link);
+    } catch {} // there is no link
+  }
+
   // ---- changes ----------------------------------------------------------------------------------------------------
 
   /** Resolves when this process has applied the change: to the number of clients of an event. */
@@ -310,9 +315,26 @@ export class HubGroup implements Actions {
     for await (const first of cursor) {
       const counts: [event: number, clients: number][] = [];
       for (let items = [first]; items.length > 0; items = cursor.poll())
-        for (const item of items) if (item instanceof Frame) await this.#applyNew(item, counts);
+        for (const item of items) {
+          if (item instanceof Frame) await this.#applyNew(item, counts);
+          else await this.#catchUp();
+        }
       if (counts.length > 0) this.#publish({ is: "delivered", counts }).catch(() => {}); // the hub closes
     }
+  }
+
+  /** This process stood still for so long that changes were overwritten: takes over the registrations of another process. */
+  async #catchUp(): Promise<void> {
+    const known = new Set(this.#registry.services.flatMap(({ registrations }) => registrations.map(({ id }) => id)));
+    await this.#install(await this.#stateOfPeer(), known);
+    this.#streams.lose();
+  }
+
+  /** Installs the registrations of a state, except known ones. */
+  async #install(state: State | null, known: ReadonlySet<string>): Promise<void> {
+    for (const { name, routes, registrations } of state?.services ?? [])
+      for (const { id, pid } of registrations)
+        if (!known.has(id)) await this.#registry.install(name, id, pid, routes).catch(() => {}); // the hub closes
   }
 
   /** Applies a change that was published before this process joined: events are only kept. */

@@ -234,6 +234,7 @@ export class Hub extends Closing<HubEvents> {
   protected async end(): Promise<void> {
     await this.#registry.close({ timeout: 0 });
     await this.#server?.stop(true);
+    this.#control.close();
     await this.#group?.close();
     await this.#name.close();
   }
@@ -421,7 +422,7 @@ export class Hub extends Closing<HubEvents> {
     this.#streams.close();
     this.#status.close();
     this.#group?.leave();
-    this.#control.close();
+    if (!this.#group) this.#control.close(); // otherwise it sends callers to another process until the end
     void this.#server?.stop().then(() => (this.#stopped = true));
   }
 

@@ -41,6 +41,11 @@ export class NumberedLog {
     return this.#events.at(-1)?.number ?? this.#dropped;
   }
 
+  /** Notes that events up to this number may be missing. */
+  lose(number: number): void {
+    this.#dropped = Math.max(this.#dropped, number);
+  }
+
   /** Keeps an event and returns it encoded. */
   append(event: StreamEvent, number: number): string {
     return this.keep(`id: ${this.#epoch}-${number}\n${encodeEvent(event)}`, number);

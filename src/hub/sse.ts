@@ -138,6 +138,12 @@ export class EventStreams {
     throw new Failure(404, "NO_STREAM", `No event stream has the pattern ${pattern.slice(0, 200)}.`);
   }
 
+  /** Notes that events of any stream may be missing up to the newest one. */
+  lose(): void {
+    for (const { log } of this.#streams()) if (log instanceof NumberedLog) log.lose(this.newest);
+    this.horizon = this.newest;
+  }
+
   // ---- time and change --------------------------------------------------------------------------------------------
 
   /** Announces the connected clients to workers that reconnected, and ends streams whose route was removed. */

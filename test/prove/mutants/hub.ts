@@ -692,7 +692,12 @@ export const hubRules: LibraryRule[] = [
   {
     rule: "registrations of a shared hub take turns",
     file: "hub/group.ts",
-    edits: [['        await this.#publish({ is: "sync" }); // applies what others have registered\n', ""]],
+    edits: [
+      [
+        "const turn = await this.#contest.claim(REGISTRATION, { ttl: TTL_MS, timeout: PATIENCE_MS });",
+        'const turn = await this.#contest.claim({ kind: "hub", label: this.socket }, { ttl: TTL_MS });',
+      ],
+    ],
     suite: "hub-shared",
     test: "two names that want one route at the same time: one of them gets it, in all hubs",
   },
@@ -708,7 +713,7 @@ export const hubRules: LibraryRule[] = [
     file: "hub/sse.ts",
     edits: [["    if (!known) this.#addPatternEvents(channel);\n", ""]],
     suite: "hub-shared",
-    test: "a client that reconnects to another hub gets what it missed: by path, by pattern, and from before that hub began",
+    test: "an event to a pattern is replayed for a path that only another hub has had a client of",
   },
   {
     rule: "the figures of a shared hub are the sum of its processes",
@@ -716,5 +721,24 @@ export const hubRules: LibraryRule[] = [
     edits: [["  if (parts.length === 1) return parts[0];", "  if (parts.length > 0) return parts[0];"]],
     suite: "hub-shared",
     test: "metrics, snapshot and page show the whole, whichever hub responds",
+  },
+  {
+    rule: "a hub process that is closing sends callers to another one",
+    file: "hub/client.ts",
+    edits: [
+      [
+        "        if (!(await isClosing(response))) return response;",
+        "        if (response.ok || !response.ok) return response;",
+      ],
+    ],
+    suite: "hub-processes",
+    test: "no request fails while hub processes and workers are replaced, and event streams miss nothing",
+  },
+  {
+    rule: "a hub process that missed changes takes over the registrations of another one",
+    file: "hub/group.ts",
+    edits: [["          else await this.#catchUp();\n", ""]],
+    suite: "hub-shared",
+    test: "a hub that was stopped until the ring was overwritten catches up with the registrations",
   },
 ];
