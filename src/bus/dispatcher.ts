@@ -22,6 +22,7 @@ import { requestStart } from "./tracing.ts";
 import { Turns } from "./turns.ts";
 import { Unsettled } from "./unsettled.ts";
 import type { Connection, Departure, Peer, Wire, WireEvents } from "./wire.ts";
+import { busMetrics } from "./metrics.ts";
 
 /** Options of a request made without options; compared by identity. */
 export const noOptions: RequestOptions = {};
@@ -417,7 +418,6 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   }
 
   metrics(): string {
-    const { busMetrics } = require("./metrics.ts") as typeof import("./metrics.ts");
     return busMetrics(this.name, [{ client: this.choice.client, snapshot: this.#last?.snapshot ?? this.#snapshot() }]);
   }
 

@@ -3,13 +3,13 @@
 import { HeadWriter } from "../../bus/codec.ts";
 import { HeadReader } from "../../bus/head.ts";
 import type { Exchange } from "../../bus/exchange.ts";
-import type { ResolvedBusOptions } from "../../bus/options.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
 import type { Departure, Driven, Wire, WireEvents } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
 import { C } from "../../native/abi.ts";
 import { ClientHandle } from "../../native/client.ts";
 import type { NameLock } from "../../native/name.ts";
+import type { ClientParts } from "../module.ts";
 import type { Attachment } from "./attachment.ts";
 import type { Company } from "./company.ts";
 import { MemoryConnection } from "./connection.ts";
@@ -17,17 +17,6 @@ import { BATCH, Contention, SINGLE } from "./contention.ts";
 import { Moves } from "./moves.ts";
 import { Driver, type Side } from "./driver.ts";
 import { Listener } from "./listener.ts";
-
-/** Options of {@link MemoryClient}. */
-export interface MemoryClientOptions {
-  readonly bus: ResolvedBusOptions;
-  readonly name: NameLock;
-  /** Random number, different each time the bus starts. */
-  readonly tag: number;
-  readonly clock: Clock;
-  /** Time after which a worker with requests and a blocked event loop is reported as `stalled`, in ms. */
-  readonly stalledAfter: number;
-}
 
 /** Longest time between two ticks that counts, in ms: a later tick was delayed by this process, not by a worker. */
 const LONGEST_TICK_MS = 40;
@@ -58,7 +47,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   #isFree = false;
 
   /** Listens for workers. @throws `RESOURCE` */
-  constructor({ bus, name, tag, clock, stalledAfter }: MemoryClientOptions, events: WireEvents) {
+  constructor({ bus, name, tag, clock, stalledAfter }: ClientParts<NameLock>, events: WireEvents) {
     this.clock = clock;
     this.headLimit = bus.headBytes;
     this.payloadLimit = bus.payloadBytes;
