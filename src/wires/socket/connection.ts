@@ -25,7 +25,8 @@ import {
 } from "./frames.ts";
 import { Flood } from "./flood.ts";
 import { Pulse } from "./pulse.ts";
-import { Collector, CreditPool, FrameIncoming, FrameOutgoing, Rest } from "./streams.ts";
+import type { Rest } from "./rest.ts";
+import { Collector, CreditPool, FrameIncoming, FrameOutgoing } from "./streams.ts";
 
 const encoder = new TextEncoder();
 
@@ -169,7 +170,7 @@ export class SocketConnection implements Connection, FrameSink {
     const { body, request } = exchange;
     const streams = exchange.beginBody();
     const encoded = encodeBody(arena, head, streams ? null : (body as BodyLike), company.payloadLimit, "request");
-    const bytes = encoded.inline + (encoded.own?.length ?? 0);
+    const { bytes } = encoded;
     const method = request.method === undefined ? (streams || bytes > 0 ? 1 : 0) : encodeMethod(request.method);
     const slot = this.#free.pop()!;
     const place = this.#places[slot]!;
@@ -196,8 +197,7 @@ export class SocketConnection implements Connection, FrameSink {
     putU32(out, at + 12, head);
     putU32(out, at + 16, bytes);
     putU32(out, at + 20, method);
-    const rest = fillFrame(writer, at + REQUEST_BYTES, first, arena, head, encoded);
-    place.rest = rest && new Rest(id, rest, 0, null);
+    place.rest = fillFrame(writer, at + REQUEST_BYTES, first, arena, head, encoded, id, null);
     if (place.rest) writer.add(place.rest);
     company.count("published");
     return "sent";
