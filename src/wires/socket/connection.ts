@@ -198,7 +198,7 @@ export class SocketConnection implements Connection, FrameSink {
     putU32(out, at + 16, bytes);
     putU32(out, at + 20, method);
     place.rest = fillFrame(writer, at + REQUEST_BYTES, first, arena, head, encoded, id, null);
-    if (place.rest) writer.add(place.rest);
+    if (place.rest) writer.addNow(place.rest);
     company.count("published");
     return "sent";
   }

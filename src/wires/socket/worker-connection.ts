@@ -361,7 +361,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     const isShort = encoded.large === null && first === head + encoded.inline;
     const onSent = isShort ? null : (): void => this.#over(entry);
     entry.rest = fillFrame(this.#writer, at, first, this.#outgoing, head, encoded, entry.id, onSent);
-    if (entry.rest) this.#writer.add(entry.rest);
+    if (entry.rest) this.#writer.addNow(entry.rest);
     else this.#over(entry);
     return "sent";
   }
@@ -389,7 +389,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     const first = firstBytes(RESPONSE_BYTES, head, 0);
     const at = this.#begin(entry, FLAG.streams, status, head, 0, first);
     const rest = fillFrame(this.#writer, at, first, arena, head, NO_BODY, entry.id, null);
-    if (rest) this.#writer.add(rest);
+    if (rest) this.#writer.addNow(rest);
     const onEnd = (): void => {
       if (!this.isOpen) return;
       claim.settle();
