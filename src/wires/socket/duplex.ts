@@ -46,7 +46,7 @@ export interface Sockets {
   /** Connects, then calls `opened` before any byte can arrive. Rejects with the error of the system: `code` is "ENOENT", …. */
   connect(path: string, opened: (duplex: Duplex) => void): Promise<void>;
   /** Listens, and calls `accepted` for each connection before any byte can arrive. @throws the error of the system */
-  listen(path: string, accepted: (duplex: Duplex) => void): Promise<DuplexListener>;
+  listen(path: string, accepted: (duplex: Duplex) => void): DuplexListener;
 }
 
 /** Number of bytes that are given to Node at once: it accepts any number, and keeps them. */
@@ -107,7 +107,7 @@ export const bunSockets: Sockets = {
     checkPath(path);
     await Bun.connect<BunDuplex>({ unix: path, socket: bunHandler(opened) });
   },
-  async listen(path, accepted) {
+  listen(path, accepted) {
     checkPath(path);
     const listener = Bun.listen<BunDuplex>({ unix: path, socket: bunHandler(accepted) });
     return { stop: () => listener.stop(), unref: () => listener.unref() };
@@ -182,15 +182,11 @@ export const nodeSockets: Sockets = {
   },
   listen(path, accepted) {
     checkPath(path);
-    const { promise, resolve, reject } = Promise.withResolvers<DuplexListener>();
     const server = process.getBuiltinModule("node:net").createServer((socket) => accepted(new NodeDuplex(socket)));
-    server.once("error", reject);
-    server.listen(path, () => {
-      server.off("error", reject);
-      server.on("error", nothing); // a connection could not be accepted
-      resolve({ stop: () => server.close(), unref: () => server.unref() });
-    });
-    return promise;
+    server.on("error", nothing); // a connection could not be accepted, or the error below
+    server.listen({ path, exclusive: true }); // not through the primary process of a cluster
+    if (!server.listening) throw new Error(`cannot listen at ${path}`);
+    return { stop: () => server.close(), unref: () => server.unref() };
   },
 };
 
