@@ -25,10 +25,10 @@ enum { FILE_FD = 3, CLIENTS_MAX = 64 };
 /* Exit codes. Client numbers are below CLIENTS_MAX. */
 enum { OWNED = 64, SHARED = 65, AGAIN = 66, FULL = 67, FAILED = 68, MISUSED = 69 };
 
-/* Locks or unlocks bytes; length 0: to the end of the file. Returns 0, or OWNED if they are held. */
+/* Locks or unlocks bytes; length 0: to the end of the file. Returns 0, or OWNED: they are held. */
 static int set(short type, off_t start, off_t length)
 {
-	struct flock lock = { .l_type = type, .l_start = start, .l_len = length }; /* SEEK_SET is 0 */
+	struct flock lock = { .l_type = type, .l_start = start, .l_len = length };
 	if (fcntl(FILE_FD, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? OWNED : FAILED;
 }

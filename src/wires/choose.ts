@@ -12,7 +12,8 @@ export function whyNoMemory(): string | null {
 
 /** Loads the wire of this process. @throws (rejects) {UnsupportedError} */
 export async function loadWire(): Promise<WireModule> {
-  if (process.env["SLOTBUS_WIRE"] === "socket") return (await import("./socket/index.ts")).socket as WireModule;
+  if (process.env["SLOTBUS_WIRE"] === "socket" || whyNoMemory() !== null)
+    return (await import("./socket/index.ts")).socket as WireModule;
   const why = whyNoMemory();
   if (why === null) return (await import("./memory/index.ts")).memory as WireModule;
   throw new UnsupportedError(`slotbus cannot open a bus here: ${why}.`, { hint: "Run the program with Bun on Linux." });

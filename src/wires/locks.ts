@@ -220,9 +220,9 @@ async function lockBySockets(place: Place, name: string, how: "own" | "share"): 
   let isGuarded = true;
   let guard: { stop(): void };
   try {
-    guard = await sockets.listen(address, (duplex) => duplex.terminate());
+    guard = sockets.listen(address, (duplex) => duplex.terminate());
   } catch (error) {
-    if (codeOf(error) === "EADDRINUSE") return "again";
+    if (["EADDRINUSE", ""].includes(codeOf(error))) return "again"; // Node has no code here
     throw failure(`Cannot lock the name "${name}"`, error);
   }
   const letGo = (): void => {

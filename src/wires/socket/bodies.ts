@@ -34,7 +34,8 @@ export function encodeBody(arena: Arena, offset: number, body: BodyLike, limit: 
   }
   const isText = typeof body === "string";
   const bytes = isText ? body.length : sizeOf(body);
-  if (bytes > limit) throw new PayloadTooLargeError(what, isText ? Buffer.byteLength(body) : bytes, limit, what === "response");
+  if (bytes > limit)
+    throw new PayloadTooLargeError(what, isText ? Buffer.byteLength(body) : bytes, limit, what === "response");
   const own = isText ? encoder.encode(body) : viewOf(body)!.slice();
   if (own.length > limit) throw new PayloadTooLargeError(what, own.length, limit, what === "response");
   encoded.own = own;

@@ -26,9 +26,12 @@ export function invalidHandshake(name: string): SlotbusError {
 export function connectError(name: string, directory: string, cause: unknown): SlotbusError {
   if (cause instanceof SlotbusError) return cause;
   const { code, message } = cause as NodeJS.ErrnoException;
-  if (code === "ENOENT" || code === "ECONNREFUSED" || code === "ENOTDIR") return new BusNotFoundError(name, directory, 0);
+  if (code === "ENOENT" || code === "ECONNREFUSED" || code === "ENOTDIR")
+    return new BusNotFoundError(name, directory, 0);
   if (code === "EACCES" || code === "EPERM") {
-    return new SlotbusError("PERMISSION_DENIED", `Cannot connect to bus "${name}" in ${directory}: ${message}.`, { cause });
+    return new SlotbusError("PERMISSION_DENIED", `Cannot connect to bus "${name}" in ${directory}: ${message}.`, {
+      cause,
+    });
   }
   return new SlotbusError("RESOURCE", `Cannot connect to bus "${name}" in ${directory}: ${message}.`, { cause });
 }

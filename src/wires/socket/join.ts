@@ -52,7 +52,8 @@ export async function joinClient(
       const rest = reader.read(bytes, (type, body) => {
         const refused = type === C.SB_MSG_REFUSED ? decodeRefused(body) : null;
         welcome = type === WELCOME ? decodeWelcome(body) : null;
-        if (!welcome) fail(refused ? refusedError(name, directory, refused.code, refused.versions) : invalidHandshake(name));
+        if (!welcome)
+          fail(refused ? refusedError(name, directory, refused.code, refused.versions) : invalidHandshake(name));
         return false;
       });
       if (!welcome) return;

@@ -156,7 +156,8 @@ export class SocketWorker implements WorkerWire, SocketSide {
   #reasonOf(cause: SlotbusError): SlotbusError {
     const { name } = this.#options;
     if (cause.code === "CLOSED") return new ClosedError(`The client of bus "${name}"`, { retryable: true });
-    if (cause.code === "EVICTED") return new SlotbusError("EVICTED", `Bus "${name}" evicted this worker: ${cause.message}.`);
+    if (cause.code === "EVICTED")
+      return new SlotbusError("EVICTED", `Bus "${name}" evicted this worker: ${cause.message}.`);
     return cause;
   }
 
