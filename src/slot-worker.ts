@@ -48,7 +48,7 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const resolved = resolveWorkerOptions(options, isRun);
     const reportReady = isRun ? (await import("./native/notify.ts")).reportReady : undefined;
-    const worker = new SlotWorker(resolved, await loadWire());
+    const worker = new SlotWorker(resolved, await loadWire(resolved.via));
     // From now on, because the worker has a door before it has a client. `slotbus run` limits the time with SIGKILL.
     if (isRun) worker.#undoDrain = drainOnSigterm({ close: () => worker.close({ timeout: Infinity }) });
     const opening = worker.#receiver.wire.open(resolved.timeout, reportReady).then(

@@ -96,7 +96,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
     options: ResolvedSlotBusOptions,
     Pool?: typeof WorkerPool,
   ): Promise<SlotBus> {
-    const wire = await loadWire();
+    const wire = await loadWire(options.via);
     await closeOlder(keyOf("bus", options));
     const name = await wire.takeName(how, options);
     let bus: SlotBus;

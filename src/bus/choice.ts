@@ -101,6 +101,12 @@ export class Choice {
     return best;
   }
 
+  /** As {@link pick}, but prefers a worker for which a request can block the thread. */
+  pickBlocking(): Connection | null {
+    const best = this.pick();
+    return best === null || best.wait ? best : (this.#all.find((one) => one.room > 0 && one.wait) ?? best);
+  }
+
   /** Returns the worker with this id. @throws {NoWorkerError} if it is not attached, {BusOverloadedError} if it has no room. */
   only(id: number): Connection {
     const connection = this.#find(id);

@@ -4,6 +4,7 @@ import { type Clock, nextTurn } from "../clock.ts";
 import { SlotbusError, ClosedError, BusOverloadedError, NoWorkerError, WorkerDiedError } from "../errors.ts";
 import type { Snapshot } from "../native/statistics.ts";
 import { checkTimeout } from "../options.ts";
+import { needsMemory } from "../errors/plain.ts";
 import { endSource } from "./body-writer.ts";
 import { type BusRequest, checkRequest, checkRequestOptions, type RequestOptions } from "./call.ts";
 import { Choice } from "./choice.ts";
@@ -117,6 +118,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     let exchange: Exchange;
     let timeoutMs: number;
     try {
+      if (kind === "borrow" && this.wire.kind !== "memory") throw needsMemory("borrow", "request", this.wire.kind);
       timeoutMs = this.#admit(request, options);
       exchange = new Exchange(this, request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
     } catch (error) {
@@ -143,8 +145,10 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   };
 
   #submitSync(request: BusRequest, options: RequestOptions): BusResponse {
+    if (this.wire.kind !== "memory") throw needsMemory("requestSync", "request", this.wire.kind);
     const timeoutMs = this.#admit(request, options);
-    const connection = options.worker === undefined ? this.choice.pick() : this.choice.only(options.worker);
+    const connection = options.worker === undefined ? this.choice.pickBlocking() : this.choice.only(options.worker);
+    if (connection && !connection.wait) throw needsMemory("requestSync", "request", connection.wire);
     if (!connection && this.choice.isEmpty) throw new NoWorkerError(this.name, 0, "bus", this.supply?.downFor);
     if (!connection)
       throw new BusOverloadedError(`Bus "${this.name}" has no free slot, and a blocking request cannot queue.`);

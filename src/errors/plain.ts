@@ -2,7 +2,7 @@
 
 import { shown } from "../check.ts";
 import { SlotbusError } from "./base.ts";
-import { InvalidConfigError, NoWorkerError } from "./bus.ts";
+import { InvalidConfigError, NoWorkerError, UnsupportedError } from "./bus.ts";
 
 /** An invalid or missing name. `variable`: environment variable that can set it. */
 export function invalidName(
@@ -78,4 +78,11 @@ export function unknownPool(pool: string | undefined, pools: readonly string[]):
   const what = pool === undefined ? `No pool was named, and there are ${pools.length}` : `There is no pool "${pool}"`;
   const names = pools.slice(0, 10).map((id) => `"${id}"`);
   return new SlotbusError("UNKNOWN_POOL", `${what}.`, { hint: `Use one of ${names.join(", ")}.` });
+}
+
+/** A call that needs shared memory, on another wire. `instead`: the method of the same object that works there. */
+export function needsMemory(call: string, instead: string, wire: string): UnsupportedError {
+  return new UnsupportedError(`${call} needs the wire "memory", and this is the wire "${wire}".`, {
+    hint: `Call \`${instead}\`, which works on each wire, or use Bun on Linux without \`via: socket()\`.`,
+  });
 }

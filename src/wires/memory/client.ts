@@ -23,6 +23,7 @@ const LONGEST_TICK_MS = 40;
 
 /** The wire of a client: one library handle, one listener, one driver; a connection for each worker. */
 export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
+  readonly kind = "memory";
   readonly client: ClientHandle;
   readonly clock: Clock;
   readonly headLimit: number;

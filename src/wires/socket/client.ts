@@ -21,6 +21,7 @@ const LONGEST_TICK_MS = 40;
 
 /** The wire of a client: a listener, and a connection for each worker. */
 export class SocketClient implements Wire, SocketCompany {
+  readonly kind = "socket";
   readonly clock: Clock;
   readonly headLimit: number;
   readonly payloadLimit: number;

@@ -6,6 +6,8 @@ import type { Exchange, Executed, Verdict } from "../../bus/exchange.ts";
 import { ERROR_STRINGS } from "../../bus/response.ts";
 import type { Connection, SlotReport } from "../../bus/wire.ts";
 import { SlotbusError } from "../../errors.ts";
+import { C } from "../../native/abi.ts";
+import type { StateName } from "../../native/statistics.ts";
 import { encodeBody, fillFrame, firstBytes } from "./bodies.ts";
 import type { PeerProcess, SocketCompany } from "./company.ts";
 import type { Duplex } from "./duplex.ts";
@@ -23,10 +25,10 @@ import {
 } from "./frames.ts";
 import { Flood } from "./flood.ts";
 import { Pulse } from "./pulse.ts";
-import { Collector, CreditPool, FrameIncoming, FrameOutgoing, Rest } from "./streams.ts";
+import type { Rest } from "./rest.ts";
+import { Collector, CreditPool, FrameIncoming, FrameOutgoing } from "./streams.ts";
 
 const encoder = new TextEncoder();
-const utf8 = new TextDecoder();
 
 /** One slot. `quarantine`: the caller has given up, and the worker has not said that the exchange is over. */
 class Place {
@@ -138,10 +140,18 @@ export class SocketConnection implements Connection, FrameSink {
 
   slots(): SlotReport[] {
     const now = this.#company.clock.now();
-    return this.#places.map(({ state, exchange, since, incoming }) => {
-      const name = state === "free" ? "FREE" : state === "quarantine" ? "ABANDONED" : incoming ? "STREAMING" : "READY";
-      return { state: name, ageMs: state === "free" ? 0 : now - since, exchange };
+    return this.#places.map((place) => {
+      const { state, exchange, since } = place;
+      return { state: this.#nameOf(place), ageMs: state === "free" ? 0 : now - since, exchange };
     });
+  }
+
+  /** Returns the state of a slot, in the words of shared memory. CLAIMED: the worker may run the request. */
+  #nameOf(place: Place): StateName {
+    if (place.state === "free") return "FREE";
+    if (place.state === "quarantine") return "ABANDONED";
+    if (place.incoming) return "STREAMING";
+    return this.#isUnseen(place) ? "READY" : "CLAIMED";
   }
 
   timeLeft({ place }: Exchange): number {
@@ -160,7 +170,7 @@ export class SocketConnection implements Connection, FrameSink {
     const { body, request } = exchange;
     const streams = exchange.beginBody();
     const encoded = encodeBody(arena, head, streams ? null : (body as BodyLike), company.payloadLimit, "request");
-    const bytes = encoded.inline + (encoded.own?.length ?? 0);
+    const { bytes } = encoded;
     const method = request.method === undefined ? (streams || bytes > 0 ? 1 : 0) : encodeMethod(request.method);
     const slot = this.#free.pop()!;
     const place = this.#places[slot]!;
@@ -187,8 +197,7 @@ export class SocketConnection implements Connection, FrameSink {
     putU32(out, at + 12, head);
     putU32(out, at + 16, bytes);
     putU32(out, at + 20, method);
-    const rest = fillFrame(writer, at + REQUEST_BYTES, first, arena, head, encoded);
-    place.rest = rest && new Rest(id, rest, 0, null);
+    place.rest = fillFrame(writer, at + REQUEST_BYTES, first, arena, head, encoded, id, null);
     if (place.rest) writer.add(place.rest);
     company.count("published");
     return "sent";
@@ -522,14 +531,15 @@ export class SocketConnection implements Connection, FrameSink {
     }
     for (const place of this.#places) if (this.#neverSent(place)) writer.recall(place.batch, place.at);
     for (const place of this.#places) this.#dropRest(place);
-    writer.sendBytes(FRAME.goodbye, 0, 0, encoder.encode(reason.slice(0, 1_000)));
+    writer.sendBytes(FRAME.goodbye, 0, 0, cutReason(reason));
     writer.flush();
     writer.close();
     this.#duplex.end();
   }
 }
 
-/** Returns the reason of a GOODBYE, as text for a message. */
-export function goodbyeReason(bytes: Uint8Array): string {
-  return utf8.decode(bytes.subarray(0, 1_000)).replace(/\p{Cc}/gu, "?");
+/** Encodes the reason of an eviction, cut to the size of a message. */
+function cutReason(reason: string): Uint8Array {
+  const bytes = new Uint8Array(C.SB_MESSAGE_MAX - 2);
+  return bytes.subarray(0, encoder.encodeInto(reason, bytes).written);
 }

@@ -90,6 +90,7 @@ class BunDuplex implements Duplex {
 
 function bunHandler(opened: (duplex: Duplex) => void): SocketHandler<BunDuplex> {
   return {
+    binaryType: "uint8array", // `slice` of a Buffer copies nothing
     open: (socket) => {
       socket.data = new BunDuplex(socket);
       opened(socket.data);
@@ -127,7 +128,7 @@ class NodeDuplex implements Duplex {
   constructor(socket: NodeSocket) {
     this.#socket = socket;
     this.fd = (socket as unknown as { _handle?: { fd?: number } })._handle?.fd ?? -1;
-    socket.on("data", (bytes) => this.onData(bytes as Uint8Array));
+    socket.on("data", (bytes: Buffer) => this.onData(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length)));
     socket.on("drain", () => {
       this.#isFull = false;
       this.onDrain();

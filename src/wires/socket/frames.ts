@@ -64,7 +64,8 @@ export function putU32(bytes: Uint8Array, at: number, value: number): void {
   bytes[at + 3] = value >>> 24;
 }
 
-function putHeader(bytes: Uint8Array, at: number, type: number, flags: number, length: number, exchange: number): void {
+/** Writes the header of a frame. */
+export function putHeader(bytes: Uint8Array, at: number, type: number, flags: number, length: number, exchange: number): void {
   bytes[at] = type;
   bytes[at + 1] = flags;
   bytes[at + 2] = 0;
@@ -180,15 +181,16 @@ export class FrameReader {
 
 /** A body that is sent in pieces, in turns with other bodies. */
 export interface Bulk {
-  readonly exchange: number;
-  /** Copies the next bytes, at most to the end of `into`. Returns their number; 0: there are none now. */
-  take(into: Uint8Array): number;
-  /** Called after each {@link take}: sends what comes after the last byte. Returns whether there are more bytes now. */
+  /** Returns the next frames, at most `count`; they do not change before {@link next} is called. */
+  frames(count: number): Uint8Array;
+  /** The socket has accepted the frames. Sends what comes after the last one. Returns whether there are more now. */
   next(): boolean;
+  /** Called once, when none of its frames is used any more. */
+  free?(): void;
 }
 
-/** Number of bytes of bodies that are passed to the socket in one call. */
-const BULK_BYTES = 2 * (HEADER_BYTES + FRAME_BYTES);
+/** Number of frames of one body that are passed to the socket in one call. */
+const BULK_FRAMES = 2;
 const SMALL_BYTES = 16_384;
 /** A batch that grew beyond this size is not kept. */
 const KEPT_BYTES = 262_144;
@@ -209,7 +211,8 @@ export class FrameWriter {
   #out: Uint8Array | null = null;
   #outEnd = 0;
   #outAt = 0;
-  #bulkBuffer: Uint8Array | null = null;
+  /** The body whose frames are being written. */
+  #bulk: Bulk | null = null;
   readonly #bulks: Bulk[] = [];
   #isFull = false;
   #isDue = false;
@@ -281,9 +284,11 @@ export class FrameWriter {
     this.#flushSoon();
   }
 
+  /** Sends no more frames of a body than those that the socket has begun to accept. */
   remove(bulk: Bulk): void {
     const at = this.#bulks.indexOf(bulk);
     if (at >= 0) this.#bulks.splice(at, 1);
+    if (at >= 0 && this.#bulk !== bulk) bulk.free?.();
   }
 
   #flushSoon(): void {
@@ -316,41 +321,36 @@ export class FrameWriter {
       this.#end = 0;
       this.batch++;
     } else {
-      if (this.#bulks.length === 0) return false;
-      this.#outEnd = this.#takePieces();
-      if (this.#outEnd > 0) this.#out = this.#bulkBuffer;
+      const bulk = this.#bulks[0];
+      if (!bulk) return false;
+      this.#out = bulk.frames(BULK_FRAMES);
+      this.#outEnd = this.#out.length;
+      this.#bulk = bulk;
     }
     this.#outAt = 0;
-    return this.#out !== null || this.#end > 0 || this.#bulks.length > 0;
-  }
-
-  #takePieces(): number {
-    const buffer = (this.#bulkBuffer ??= new Uint8Array(BULK_BYTES));
-    let at = 0;
-    while (this.#bulks.length > 0 && at + HEADER_BYTES < buffer.length) {
-      const bulk = this.#bulks.shift()!;
-      const from = at + HEADER_BYTES;
-      const length = bulk.take(buffer.subarray(from, Math.min(from + FRAME_BYTES, buffer.length)));
-      if (length > 0) {
-        putHeader(buffer, at, FRAME.body, 0, length, bulk.exchange);
-        at = from + length;
-      }
-      if (bulk.next()) this.#bulks.push(bulk);
-    }
-    return at;
+    return true;
   }
 
   #write(): void {
-    const out = this.#out;
-    if (!out) return;
-    this.#outAt += this.#duplex.write(out.subarray(this.#outAt, this.#outEnd));
+    const out = this.#out!;
+    const isAll = this.#outAt === 0 && this.#outEnd === out.length;
+    this.#outAt += this.#duplex.write(isAll ? out : out.subarray(this.#outAt, this.#outEnd));
     if (this.#outAt < this.#outEnd) {
       this.#isFull = true;
       return;
     }
-    if (out !== this.#bulkBuffer) this.#spare = out.length > KEPT_BYTES ? new Uint8Array(SMALL_BYTES) : out;
     this.#out = null;
     this.#outEnd = this.#outAt = 0;
+    const bulk = this.#bulk;
+    if (!bulk) {
+      this.#spare = out.length > KEPT_BYTES ? new Uint8Array(SMALL_BYTES) : out;
+      return;
+    }
+    this.#bulk = null;
+    const isWanted = this.#bulks[0] === bulk;
+    if (isWanted) this.#bulks.shift();
+    if (isWanted && bulk.next()) this.#bulks.push(bulk);
+    else if (!this.#bulks.includes(bulk)) bulk.free?.();
   }
 
   /** Writes nothing from now on. */

@@ -2,7 +2,7 @@
 
 import type { Incoming } from "../../bus/body-reader.ts";
 import type { Outgoing } from "../../bus/body-writer.ts";
-import { type Bulk, FLAG, FRAME, FRAME_BYTES, type FrameWriter } from "./frames.ts";
+import { type Bulk, FLAG, FRAME, FRAME_BYTES, type FrameWriter, HEADER_BYTES, putHeader } from "./frames.ts";
 
 /** Number of bytes of a stream that may be on the way or unread, always. */
 export const FIRST_CREDIT = 65_536;
@@ -16,6 +16,8 @@ const CREDIT_STEP = FIRST_CREDIT / 2;
 const SMALL_BYTES = 8_192;
 /** Number of bytes that a stream holds for the writer. */
 const PENDING_BYTES = FRAME_BYTES;
+
+const NONE = new Uint8Array(0);
 
 /** Credit that the streams of one connection share, beyond the first of each. */
 export class CreditPool {
@@ -33,7 +35,10 @@ export class CreditPool {
   }
 }
 
-/** A head and a body that arrive in pieces. Allocates at most four times what has arrived. */
+/** Memory for a head and a body that arrive in pieces, at first. Then it is at most four times what has arrived. */
+const COLLECT_BYTES = 262_144;
+
+/** A head and a body that arrive in pieces. */
 export class Collector {
   readonly total: number;
   bytes: Uint8Array;
@@ -41,7 +46,7 @@ export class Collector {
 
   constructor(total: number, first: Uint8Array) {
     this.total = total;
-    this.bytes = new Uint8Array(Math.min(total, Math.max(4 * first.length, FRAME_BYTES)));
+    this.bytes = new Uint8Array(Math.min(total, Math.max(4 * first.length, COLLECT_BYTES)));
     this.add(first);
   }
 
@@ -62,38 +67,6 @@ export class Collector {
   }
 }
 
-/** Bytes of a whole head and body that did not fit into the first frame. */
-export class Rest implements Bulk {
-  readonly exchange: number;
-  readonly #bytes: Uint8Array;
-  readonly #onSent: (() => void) | null;
-  #at: number;
-
-  /** Sends `bytes` from `at` on; nobody changes them. */
-  constructor(exchange: number, bytes: Uint8Array, at: number, onSent: (() => void) | null) {
-    this.exchange = exchange;
-    this.#bytes = bytes;
-    this.#at = at;
-    this.#onSent = onSent;
-  }
-
-  get isSent(): boolean {
-    return this.#at === this.#bytes.length;
-  }
-
-  take(into: Uint8Array): number {
-    const piece = this.#bytes.subarray(this.#at, this.#at + into.length);
-    into.set(piece);
-    this.#at += piece.length;
-    return piece.length;
-  }
-
-  next(): boolean {
-    if (this.isSent) this.#onSent?.();
-    return !this.isSent;
-  }
-}
-
 /** A streamed body to the other side. */
 export class FrameOutgoing implements Outgoing, Bulk {
   onClosed: (() => void) | null = null;
@@ -101,9 +74,11 @@ export class FrameOutgoing implements Outgoing, Bulk {
   readonly #writer: FrameWriter;
   /** Called when the last frame is passed to the writer, or when the stream ended after {@link close}. */
   readonly #onEnd: (isSent: boolean) => void;
-  #pending: Uint8Array | null = null;
-  #from = 0;
-  #to = 0;
+  /** Bytes that are not passed to the writer, after room for a header, and their end. */
+  #buffer: Uint8Array = NONE;
+  #to = HEADER_BYTES;
+  /** Memory that the writer has, or had. */
+  #spare: Uint8Array = NONE;
   #credit: number;
   #end: { error: Uint8Array | null } | null = null;
   #isClosed = false;
@@ -122,25 +97,26 @@ export class FrameOutgoing implements Outgoing, Bulk {
     if (this.#isClosed) return at;
     const length = Math.min(bytes.length - at, this.#room);
     if (length === 0) return at;
-    this.#pending ??= new Uint8Array(PENDING_BYTES);
-    if (this.#to + length > PENDING_BYTES) {
-      this.#pending.copyWithin(0, this.#from, this.#to);
-      this.#to -= this.#from;
-      this.#from = 0;
-    }
-    this.#pending.set(bytes.subarray(at, at + length), this.#to);
-    this.#to += length;
+    const to = this.#to + length;
+    if (to > this.#buffer.length) this.#grow(to);
+    this.#buffer.set(length === bytes.length ? bytes : bytes.subarray(at, at + length), this.#to);
+    this.#to = to;
     this.#queue();
     return at + length;
   }
 
+  #grow(bytes: number): void {
+    const larger = new Uint8Array(Math.max(bytes, Math.min(2 * bytes, HEADER_BYTES + PENDING_BYTES)));
+    larger.set(this.#buffer.subarray(0, this.#to));
+    this.#buffer = larger;
+  }
+
   get #room(): number {
-    const pending = this.#to - this.#from;
-    return Math.min(PENDING_BYTES, this.#credit) - pending;
+    return Math.min(PENDING_BYTES, this.#credit) - (this.#to - HEADER_BYTES);
   }
 
   #queue(): void {
-    if (this.#isQueued || this.#to === this.#from) return;
+    if (this.#isQueued || this.#to === HEADER_BYTES) return;
     this.#isQueued = true;
     this.#writer.add(this);
   }
@@ -167,7 +143,7 @@ export class FrameOutgoing implements Outgoing, Bulk {
     if (this.#end) return;
     this.#end = { error: errorHead };
     if (this.#isClosed) this.#onEnd(false);
-    else if (this.#to === this.#from) this.#sendEnd();
+    else if (!this.#isQueued) this.#sendEnd();
   }
 
   #sendEnd(): void {
@@ -181,7 +157,7 @@ export class FrameOutgoing implements Outgoing, Bulk {
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    this.#from = this.#to = 0;
+    this.#to = HEADER_BYTES;
     if (this.#isQueued) this.#writer.remove(this);
     this.#isQueued = false;
     this.#tell();
@@ -205,20 +181,24 @@ export class FrameOutgoing implements Outgoing, Bulk {
     return true;
   }
 
-  take(into: Uint8Array): number {
-    const length = Math.min(into.length, this.#to - this.#from);
-    into.set(this.#pending!.subarray(this.#from, this.#from + length));
-    this.#from += length;
+  frames(): Uint8Array {
+    const length = this.#to - HEADER_BYTES;
+    const frame = this.#buffer.subarray(0, this.#to);
+    putHeader(frame, 0, FRAME.body, 0, length, this.exchange);
     this.#credit -= length;
-    return length;
+    const spare = this.#spare;
+    this.#spare = this.#buffer;
+    this.#buffer = spare;
+    this.#to = HEADER_BYTES;
+    this.#tell();
+    return frame;
   }
 
   next(): boolean {
-    if (this.#to > this.#from) return true;
-    this.#from = this.#to = 0;
+    if (this.#isClosed) return false;
+    if (this.#to > HEADER_BYTES) return true;
     this.#isQueued = false;
-    if (this.#end && !this.#isClosed) this.#sendEnd();
-    else this.#tell();
+    if (this.#end) this.#sendEnd();
     return false;
   }
 }

@@ -25,7 +25,8 @@ import {
   u32,
 } from "./frames.ts";
 import type { Welcome } from "./handshake.ts";
-import { Collector, CreditPool, FIRST_CREDIT, FrameIncoming, FrameOutgoing, Rest } from "./streams.ts";
+import type { Rest } from "./rest.ts";
+import { Collector, CreditPool, FIRST_CREDIT, FrameIncoming, FrameOutgoing } from "./streams.ts";
 
 /** Largest encoded error, in bytes. */
 const ERROR_BYTES = 16_384;
@@ -35,6 +36,7 @@ const UNREAD_BYTES = 1_048_576;
 const LINGER_MS = 2_000;
 
 const NONE = new Uint8Array(0);
+const NO_BODY: Encoded = { bytes: 0, inline: 0, large: null };
 const utf8 = new TextDecoder();
 
 /** What a worker runs for all its clients. */
@@ -355,15 +357,12 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
       return "late";
     }
     const first = firstBytes(RESPONSE_BYTES, head, encoded.inline);
-    const bytes = encoded.inline + (encoded.own?.length ?? 0);
-    const at = this.#begin(entry, 0, status, head, bytes, first);
-    const rest = fillFrame(this.#writer, at, first, this.#outgoing, head, encoded);
-    if (!rest) {
-      this.#over(entry);
-      return "sent";
-    }
-    entry.rest = new Rest(entry.id, rest, 0, () => this.#over(entry));
-    this.#writer.add(entry.rest);
+    const at = this.#begin(entry, 0, status, head, encoded.bytes, first);
+    const isShort = encoded.large === null && first === head + encoded.inline;
+    const onSent = isShort ? null : (): void => this.#over(entry);
+    entry.rest = fillFrame(this.#writer, at, first, this.#outgoing, head, encoded, entry.id, onSent);
+    if (entry.rest) this.#writer.add(entry.rest);
+    else this.#over(entry);
     return "sent";
   }
 
@@ -389,8 +388,8 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     }
     const first = firstBytes(RESPONSE_BYTES, head, 0);
     const at = this.#begin(entry, FLAG.streams, status, head, 0, first);
-    const rest = fillFrame(this.#writer, at, first, arena, head, { inline: 0, own: null });
-    if (rest) this.#writer.add(new Rest(entry.id, rest, 0, null));
+    const rest = fillFrame(this.#writer, at, first, arena, head, NO_BODY, entry.id, null);
+    if (rest) this.#writer.add(rest);
     const onEnd = (): void => {
       if (!this.isOpen) return;
       claim.settle();

@@ -6,7 +6,8 @@ import { Turns } from "../../bus/turns.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
 import type { Arrivals, Driven, WorkerWire } from "../../bus/wire.ts";
 import { type Clock, sleep } from "../../clock.ts";
-import { BusNotFoundError, ClosedError, SlotbusError, UnsupportedError } from "../../errors.ts";
+import { BusNotFoundError, ClosedError, SlotbusError } from "../../errors.ts";
+import { needsMemory } from "../../errors/plain.ts";
 import { Finder } from "./finder.ts";
 import type { Attached } from "./join.ts";
 import { type SocketSide, SocketWorkerConnection, Totals } from "./worker-connection.ts";
@@ -180,9 +181,7 @@ export class SocketWorker implements WorkerWire, SocketSide {
   }
 
   block(): void {
-    throw new UnsupportedError("serveSync needs shared memory, and this worker uses the wire `socket`.", {
-      hint: "Call `serve`, or run the worker with Bun on Linux and the wire `memory`.",
-    });
+    throw needsMemory("serveSync", "serve", "socket");
   }
 
   drain(): void {
