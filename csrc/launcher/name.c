@@ -3,9 +3,9 @@
  * slotbus-launcher --knock CLIENT DOOR ...
  *
  * Makes the system calls for a name that a host without the C library cannot make: Node has no
- * locks and no datagram sockets. The locks are those of ../name.c, on the file NAME.lock, which the
- * host has opened and passes as fd 3. They belong to the open file, so they outlive this process
- * and end with the host's descriptor. With --knock, fd 3 is the directory.
+ * locks and no datagram sockets. The locks are the same as in ../name.c, on the file NAME.lock,
+ * which the host has opened and passes as fd 3. They belong to the open file, so they outlive this
+ * process and end with the host's descriptor. With --knock, fd 3 is the directory.
  *
  * The exit code is the client's number (--share), 0, or one of the codes below.
  */
@@ -25,18 +25,18 @@ enum { FILE_FD = 3, CLIENTS_MAX = 64 };
 /* Exit codes. Client numbers are below CLIENTS_MAX. */
 enum { OWNED = 64, SHARED = 65, AGAIN = 66, FULL = 67, FAILED = 68, MISUSED = 69 };
 
-/* Locks or unlocks bytes; length 0: to the end of the file. Returns 0, or OWNED if they are held. */
+/* Locks or unlocks bytes; length 0: to the end of the file. Returns 0, or OWNED: they are held. */
 static int set(short type, off_t start, off_t length)
 {
-	struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = length };
+	struct flock lock = { .l_type = type, .l_start = start, .l_len = length };
 	if (fcntl(FILE_FD, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? OWNED : FAILED;
 }
 
-/* How others hold byte 0. AGAIN: they do not hold it any more. */
+/* How others hold byte 0. AGAIN: it is free now. */
 static int holders(void)
 {
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
+	struct flock lock = { .l_type = F_WRLCK, .l_len = 1 };
 	if (fcntl(FILE_FD, F_OFD_GETLK, &lock) != 0) return FAILED;
 	if (lock.l_type == F_UNLCK) return AGAIN;
 	return lock.l_type == F_RDLCK ? SHARED : OWNED;

@@ -13,6 +13,19 @@ export interface HeldName {
   release(): void;
 }
 
+/** A name with the place at which its client listens. */
+export interface BusName extends HeldName {
+  /**
+   * Path at which to listen before {@link expose}; does not depend on the working directory. `expose` renames the socket, so a
+   * listener that unlinks this path when it stops removes nothing.
+   */
+  readonly socketPath: string;
+  /** Lets workers connect to the socket; with `shared`, workers of other users too. @throws `RESOURCE` */
+  expose(shared: boolean): void;
+  /** Tells the workers of a shared name that this client listens. Call after {@link expose}. */
+  knock(): void;
+}
+
 /** What the wire of a client is made of. */
 export interface ClientParts<Name extends HeldName = HeldName> {
   readonly bus: ResolvedBusOptions;
