@@ -1,7 +1,6 @@
 /** Assigns requests to workers: choice of worker, queue, retries, drain. */
 
 import { type Clock, nextTurn } from "../clock.ts";
-import { requireMemory } from "../errors/plain.ts";
 import { SlotbusError, ClosedError, BusOverloadedError, NoWorkerError, WorkerDiedError } from "../errors.ts";
 import type { Snapshot } from "../native/statistics.ts";
 import { checkTimeout } from "../options.ts";
@@ -172,8 +171,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   /** Checks a new request and returns its timeout in ms. Throws if the bus is closed or an option is invalid. */
   #admit(request: BusRequest, options: RequestOptions, kind: Kind): number {
     if (this.#isClosed || this.#isDraining) throw this.#closedError("no");
-    requireMemory(kind, this.wire.kind);
-    checkRequest(request);
+    checkRequest(request, kind, this.wire.kind);
     if (options === noOptions) return this.options.timeout;
     checkRequestOptions(options);
     if (options.signal?.aborted) throw options.signal.reason;
