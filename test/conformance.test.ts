@@ -8,7 +8,7 @@ const BLOCKS = "requestSync and serveSync need shared memory";
 const LENDS = "a view of shared memory";
 const PROOF = "shared memory shows whether a worker has claimed a request; a socket does not";
 const ROOM = "counts the bytes of a ring";
-const OWNER = "the lock without the library does not give the process id";
+const OWNER = "without the library, the process id in a lock file is believed";
 
 /** Tests that are left out, by file: a part of their name, and why. */
 const portable: Record<string, readonly (readonly [name: string, reason: string])[]> = {

@@ -398,7 +398,7 @@ const ASKS = Uint8Array.from([4, 0, 0, 0, 1, 0, 0, 0, 47]);
 const clientAttacks: [name: string, says: RegExp, frames: () => Uint8Array[]][] = [
   ["a head above the limit", /invalid request/, () => [request(1, 0x7fff_ffff, 0, ASKS)]],
   ["a body above the limit", /invalid request/, () => [request(1, 9, 0xffff_ffff, ASKS)]],
-  ["a head that is no head", /malformed head/, () => [request(1, 9, 0, new Uint8Array(9).fill(255))]],
+  ["an undecodable head", /malformed head/, () => [request(1, 9, 0, new Uint8Array(9).fill(255))]],
   ["an unknown method", /invalid request/, () => [request(1, 9, 0, ASKS, 99)]],
   ["one exchange twice", /invalid request/, () => [request(256, 9, 0, ASKS), request(512, 9, 0, ASKS)]],
   ["an exchange above its concurrency", /invalid request/, () => [request(4, 9, 0, ASKS)]],
