@@ -40,6 +40,7 @@ const CHECKS: readonly Check[] = [
   ["platform", platform, "Use Linux on x64 or arm64."],
   ["bun", bun, "Run `bun upgrade`."],
   ["library", library, "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own."],
+  ["wire", wire, "Allow shared memory in the sandbox, or set SLOTBUS_WIRE=socket to say that a socket will do."],
   ["launcher", launcher, "Install slotbus again, or set SLOTBUS_LAUNCHER to a slotbus-launcher of your own."],
   ["directory", runtimeDirectory, "Set SLOTBUS_DIR to a directory of your own.", "library"],
   ["buses", buses, "Run `slotbus clean`.", "directory"],
@@ -107,6 +108,14 @@ async function library(): Promise<string> {
   const path = findLibrary();
   const { ABI } = await import("../native/library.ts");
   return `${path} (${origin(path)}), ABI ${ABI}, ${size(statSync(path).size)}`;
+}
+
+/** Says which wire a bus gets here, and why. */
+async function wire(): Promise<Detail> {
+  const { chooseWire } = await import("../wires/choose.ts");
+  const { module, why, cure } = await chooseWire();
+  const detail = `${module.kind}: ${why}`;
+  return cure === null ? detail : { warning: detail };
 }
 
 /** Checks the launcher, which only supervised workers need. */

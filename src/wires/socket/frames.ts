@@ -65,7 +65,14 @@ export function putU32(bytes: Uint8Array, at: number, value: number): void {
 }
 
 /** Writes the header of a frame. */
-export function putHeader(bytes: Uint8Array, at: number, type: number, flags: number, length: number, exchange: number): void {
+export function putHeader(
+  bytes: Uint8Array,
+  at: number,
+  type: number,
+  flags: number,
+  length: number,
+  exchange: number,
+): void {
   bytes[at] = type;
   bytes[at + 1] = flags;
   bytes[at + 2] = 0;
