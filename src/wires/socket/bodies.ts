@@ -1,6 +1,8 @@
 /** Puts heads and whole bodies into frames. */
 
 import { type Arena, type BodyLike, type MessageKind, viewOf, writeBody } from "../../bus/codec.ts";
+import { Head, type HeadReader } from "../../bus/head.ts";
+import { ERROR_STRINGS } from "../../bus/response.ts";
 import { PayloadTooLargeError } from "../../errors.ts";
 import { FRAME_BYTES, type FrameWriter } from "./frames.ts";
 import { Rest } from "./rest.ts";
@@ -91,4 +93,16 @@ function copySmall(from: Uint8Array, to: Uint8Array, at: number, length: number)
 /** Returns how many bytes of a head and an inline body the first frame has, after `fixed` bytes. */
 export function firstBytes(fixed: number, head: number, inline: number): number {
   return Math.min(head + inline, FRAME_BYTES - fixed);
+}
+
+/** Decodes a copy of the head of a response, or of an error. @throws `PROTOCOL` */
+export function decodeHead(
+  { answers, incoming }: { answers: HeadReader; incoming: Arena },
+  bytes: Uint8Array,
+  length: number,
+  isError: boolean,
+): Head {
+  if (isError) return Head.decode(bytes.slice(0, length), ERROR_STRINGS);
+  incoming.bytes.set(bytes.length === length ? bytes : bytes.subarray(0, length));
+  return answers.read(incoming, length);
 }

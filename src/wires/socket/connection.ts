@@ -1,14 +1,11 @@
 /** One worker that is attached by frames, in the client: the exchange in each slot. */
 
 import { type BodyLike, encodeMethod } from "../../bus/codec.ts";
-import { Head } from "../../bus/head.ts";
+import type { Head } from "../../bus/head.ts";
 import type { Exchange, Executed, Verdict } from "../../bus/exchange.ts";
-import { ERROR_STRINGS } from "../../bus/response.ts";
 import type { Connection, SlotReport } from "../../bus/wire.ts";
 import { SlotbusError } from "../../errors.ts";
-import { C } from "../../native/abi.ts";
-import type { StateName } from "../../native/statistics.ts";
-import { encodeBody, fillFrame, firstBytes } from "./bodies.ts";
+import { decodeHead, encodeBody, fillFrame, firstBytes } from "./bodies.ts";
 import type { PeerProcess, SocketCompany } from "./company.ts";
 import type { Duplex } from "./duplex.ts";
 import {
@@ -18,45 +15,15 @@ import {
   FrameReader,
   FrameWriter,
   IDLE_FRAMES_PER_SECOND,
-  putU32,
   REQUEST_BYTES,
-  RESPONSE_BYTES,
   u32,
 } from "./frames.ts";
 import { Flood } from "./flood.ts";
+import { cutReason } from "./handshake.ts";
 import { Pulse } from "./pulse.ts";
-import type { Rest } from "./rest.ts";
+import { putRequest, readResponse } from "./messages.ts";
+import { type Place, Places } from "./place.ts";
 import { Collector, CreditPool, FrameIncoming, FrameOutgoing } from "./streams.ts";
-
-const encoder = new TextEncoder();
-
-/** One slot. `quarantine`: the caller has given up, and the worker has not said that the exchange is over. */
-class Place {
-  state: "free" | "flight" | "quarantine" = "free";
-  /** Name of the exchange in frames. */
-  id = 0;
-  exchange: Exchange | null = null;
-  /** `clock.now()` at which the request was sent, and at which its timeout is over. */
-  since = 0;
-  deadline = Infinity;
-  /** Where the first frame is, to take it back: see `FrameWriter.recall`. */
-  batch = 0;
-  at = 0;
-  /** Rest of a request that does not stream. */
-  rest: Rest | null = null;
-  /** Whether the request body streams. */
-  streams = false;
-  outgoing: FrameOutgoing | null = null;
-  /** A response that has arrived in part, and its status and the size of its head. */
-  response: Collector | null = null;
-  status = 0;
-  headBytes = 0;
-  /** Whether the collected response is the head of a stream. */
-  isHead = false;
-  incoming: FrameIncoming | null = null;
-  /** Bytes of a whole response that nobody waits for and that have not arrived; -1: unknown. */
-  left = -1;
-}
 
 /** A connection by frames. The `place` of an exchange is the index of its slot. */
 export class SocketConnection implements Connection, FrameSink {
@@ -72,12 +39,10 @@ export class SocketConnection implements Connection, FrameSink {
   readonly #duplex: Duplex;
   readonly #writer: FrameWriter;
   readonly #reader = new FrameReader(this);
-  readonly #places: Place[];
-  readonly #free: number[];
+  readonly #places: Places;
   readonly #pool = new CreditPool();
   readonly #pulse: Pulse;
   readonly #flood: Flood;
-  #serial = 0;
   #evictedFor: string | null = null;
   #isDraining = false;
   #isLeaving = false;
@@ -93,8 +58,7 @@ export class SocketConnection implements Connection, FrameSink {
     this.id = id;
     this.peer = peer;
     this.concurrency = concurrency;
-    this.#places = Array.from({ length: concurrency }, () => new Place());
-    this.#free = this.#places.map((_, slot) => slot).reverse();
+    this.#places = new Places(concurrency);
     this.#writer = new FrameWriter(duplex);
     this.#pulse = new Pulse(company.clock, () => this.#writer.send(FRAME.ping));
     this.#flood = new Flood(company.clock, IDLE_FRAMES_PER_SECOND);
@@ -130,32 +94,16 @@ export class SocketConnection implements Connection, FrameSink {
     return this.peer.hasEnded;
   }
 
-  get isBusy(): boolean {
-    return this.load > 0;
-  }
-
   forget(): void {
     this.peer.forget();
   }
 
   slots(): SlotReport[] {
-    const now = this.#company.clock.now();
-    return this.#places.map((place) => {
-      const { state, exchange, since } = place;
-      return { state: this.#nameOf(place), ageMs: state === "free" ? 0 : now - since, exchange };
-    });
-  }
-
-  /** Returns the state of a slot, in the words of shared memory. CLAIMED: the worker may run the request. */
-  #nameOf(place: Place): StateName {
-    if (place.state === "free") return "FREE";
-    if (place.state === "quarantine") return "ABANDONED";
-    if (place.incoming) return "STREAMING";
-    return this.#isUnseen(place) ? "READY" : "CLAIMED";
+    return this.#places.reports(this.#company.clock.now(), (place) => this.#isUnseen(place));
   }
 
   timeLeft({ place }: Exchange): number {
-    return this.#places[place]!.deadline - this.#company.clock.now();
+    return this.#places.all[place]!.deadline - this.#company.clock.now();
   }
 
   // ---- requests -------------------------------------------------------------------------------------------------------
@@ -172,39 +120,25 @@ export class SocketConnection implements Connection, FrameSink {
     const encoded = encodeBody(arena, head, streams ? null : (body as BodyLike), company.payloadLimit, "request");
     const { bytes } = encoded;
     const method = request.method === undefined ? (streams || bytes > 0 ? 1 : 0) : encodeMethod(request.method);
-    const slot = this.#free.pop()!;
-    const place = this.#places[slot]!;
-    this.load++;
-    const id = ((++this.#serial << 8) | slot) >>> 0;
     const timeLeft = exchange.timeLeft();
-    place.state = "flight";
-    place.id = id;
-    place.exchange = exchange;
-    place.since = clock.now();
-    place.deadline = timeLeft === Infinity ? Infinity : place.since + timeLeft;
-    place.streams = streams;
+    const place = this.#places.take(exchange, clock.now(), timeLeft, streams);
+    const { id } = place;
+    this.load++;
     exchange.carrier = this;
-    exchange.place = slot;
     const writer = this.#writer;
     const first = firstBytes(REQUEST_BYTES, head, encoded.inline);
     const at = writer.begin(FRAME.request, streams ? FLAG.streams : 0, id, REQUEST_BYTES + first);
     place.batch = writer.batch;
     place.at = at;
-    const { bytes: out } = writer;
-    putU32(out, at, exchange.serial);
-    putU32(out, at + 4, Math.floor(exchange.serial / 0x1_0000_0000));
-    putU32(out, at + 8, timeLeft > 0xffff_ffff ? 0 : Math.ceil(timeLeft));
-    putU32(out, at + 12, head);
-    putU32(out, at + 16, bytes);
-    putU32(out, at + 20, method);
+    putRequest(writer.bytes, at, exchange.serial, timeLeft, head, bytes, method);
     place.rest = fillFrame(writer, at + REQUEST_BYTES, first, arena, head, encoded, id, null);
-    if (place.rest) writer.add(place.rest);
+    if (place.rest) writer.addNow(place.rest);
     company.count("published");
     return "sent";
   }
 
   withdraw(exchange: Exchange): Verdict {
-    const place = this.#places[exchange.place]!;
+    const place = this.#places.all[exchange.place]!;
     this.#release(place);
     if (!this.isOpen || place === this.#whole) return "maybe";
     return this.#takeBack(place);
@@ -212,7 +146,7 @@ export class SocketConnection implements Connection, FrameSink {
 
   /** Takes a request back. If its slot stays taken, the worker says when it is free. */
   #takeBack(place: Place): "no" | "asked" {
-    if (this.#neverSent(place)) {
+    if (!this.#writer.hasSent(place.batch)) {
       this.#writer.recall(place.batch, place.at);
       this.#company.count("withdrawn");
       this.#put(place);
@@ -226,10 +160,6 @@ export class SocketConnection implements Connection, FrameSink {
     this.#writer.send(FRAME.cancel, place.id);
     this.#company.count(isPart ? "withdrawn" : "abandoned");
     return isPart ? "no" : "asked"; // no handler runs before the whole body is there
-  }
-
-  #neverSent(place: Place): boolean {
-    return !this.#writer.hasSent(place.batch);
   }
 
   /** Sends no more of a request body. Returns whether a part of it was missing. */
@@ -253,12 +183,7 @@ export class SocketConnection implements Connection, FrameSink {
   /** Frees a slot. */
   #put(place: Place): void {
     this.#dropRest(place);
-    place.state = "free";
-    place.outgoing = null;
-    place.incoming = null;
-    place.response = null;
-    place.isHead = false;
-    this.#free.push(place.id & 0xff);
+    this.#places.free(place);
     this.load--;
     this.#hasRoom = true;
     this.#tellDrained();
@@ -283,8 +208,8 @@ export class SocketConnection implements Connection, FrameSink {
 
   /** Returns the slot of an open exchange; `null` for any other, of which there may be few. */
   #placeOf(id: number): Place | null {
-    const place = this.#places[id & 0xff];
-    if (place && place.id === id && place.state !== "free") return place;
+    const place = this.#places.find(id);
+    if (place) return place;
     if (this.#flood.isOver()) this.evict("it sent too many frames of no open exchange");
     return null;
   }
@@ -310,30 +235,22 @@ export class SocketConnection implements Connection, FrameSink {
   #respond(id: number, flags: number, bytes: Uint8Array): void {
     const place = this.#placeOf(id);
     if (!place) return;
-    const length = bytes.length - RESPONSE_BYTES;
-    const [head, body] = length < 0 ? [0, 0] : [u32(bytes, 4), u32(bytes, 8)];
-    const status = length < 0 ? 0 : bytes[0]! | (bytes[1]! << 8);
-    const isStream = (flags & FLAG.streams) !== 0;
-    const { headLimit, payloadLimit } = this.#company;
-    const isValid =
-      head > 0 && head <= headLimit && body <= payloadLimit && length <= head + body && !(isStream && body > 0);
+    const message = readResponse(flags, bytes, this.#company);
     const isNew = place.response === null && place.incoming === null && place.left < 0;
-    if (!isValid || !isNew || (status !== 0 && (status < 200 || status > 599)) || (isStream && status === 0)) {
-      return this.evict(`it sent an invalid response to exchange ${id}`);
-    }
-    const view = bytes.subarray(RESPONSE_BYTES);
+    if (!message || !isNew) return this.evict(`it sent an invalid response to exchange ${id}`);
+    const { status, head, body, streams, first } = message;
     if (place.state === "quarantine") {
-      if (isStream) return; // END or FREED follows
-      place.left = head + body - length;
+      if (streams) return; // END or FREED follows
+      place.left = head + body - first.length;
       if (place.left === 0) this.#drop(place);
       return;
     }
     place.status = status;
     place.headBytes = head;
-    place.isHead = isStream;
-    if (length < head + body) place.response = new Collector(head + body, view);
-    else if (isStream) this.#begin(place, view);
-    else this.#deliver(place, view, null);
+    place.isHead = streams;
+    if (message.isPart) place.response = new Collector(head + body, first);
+    else if (streams) this.#begin(place, first);
+    else this.#deliver(place, first, null);
   }
 
   /** A response that nobody waits for is complete. */
@@ -387,12 +304,8 @@ export class SocketConnection implements Connection, FrameSink {
 
   /** Decodes a copy of a head. If it is malformed, fails the exchange, evicts the worker and returns `null`. */
   #readHead(place: Place, exchange: Exchange, bytes: Uint8Array): Head | null {
-    const { answers, incoming: arena } = this.#company;
-    const { status, headBytes } = place;
     try {
-      if (status === 0) return Head.decode(bytes.slice(0, headBytes), ERROR_STRINGS);
-      arena.bytes.set(bytes.length === headBytes ? bytes : bytes.subarray(0, headBytes));
-      return answers.read(arena, headBytes);
+      return decodeHead(this.#company, bytes, place.headBytes, place.status === 0);
     } catch (cause) {
       const message = `Worker pid ${this.pid} responded to request ${exchange.id} with a malformed head.`;
       exchange.fail(new SlotbusError("REGION_CORRUPT", message, { cause, mayHaveExecuted: true }));
@@ -455,7 +368,7 @@ export class SocketConnection implements Connection, FrameSink {
 
   /** Takes back the exchanges whose timeout is over. */
   expire(now: number): void {
-    for (const place of this.#places) {
+    for (const place of this.#places.all) {
       const { exchange } = place;
       if (!exchange || place.state !== "flight" || place.incoming || now < place.deadline || !this.isOpen) continue;
       const executed: Executed = this.#takeBack(place) === "no" ? "no" : "maybe";
@@ -466,8 +379,8 @@ export class SocketConnection implements Connection, FrameSink {
 
   /** Checks the worker at a tick, `ms` after the last. Returns for how long it has been silent, if that is news. */
   watch(ms: number): number | null {
-    for (const { exchange } of this.#places) exchange?.age();
-    return this.#pulse.watch(ms, this.isBusy, this.#company.stalledAfter);
+    for (const { exchange } of this.#places.all) exchange?.age();
+    return this.#pulse.watch(ms, this.load > 0, this.#company.stalledAfter);
   }
 
   // ---- the end --------------------------------------------------------------------------------------------------------
@@ -480,7 +393,7 @@ export class SocketConnection implements Connection, FrameSink {
   }
 
   #tellDrained(): void {
-    if (!this.#drained || (this.isOpen && this.isBusy)) return;
+    if (!this.#drained || (this.isOpen && this.load > 0)) return;
     this.#isLeaving = true;
     this.#drained.resolve();
   }
@@ -502,7 +415,7 @@ export class SocketConnection implements Connection, FrameSink {
     if (!this.isOpen) return;
     this.isOpen = false;
     const evictedFor = this.#evictedFor;
-    const had = this.#places.filter(({ exchange }) => exchange !== null);
+    const had = this.#places.all.filter(({ exchange }) => exchange !== null);
     const exchanges = had.map(({ exchange }) => exchange!);
     const provenNo = new Set(had.filter((place) => this.#isUnseen(place)));
     this.#hangUp(how === "ended" ? null : (evictedFor ?? ""));
@@ -519,7 +432,7 @@ export class SocketConnection implements Connection, FrameSink {
 
   /** Whether no handler can have seen the request: its first frame, or a part of its body, was not sent. */
   #isUnseen(place: Place): boolean {
-    return this.#neverSent(place) || (place.rest !== null && !place.rest.isSent);
+    return !this.#writer.hasSent(place.batch) || (place.rest !== null && !place.rest.isSent);
   }
 
   /** Closes the socket, after a goodbye with `reason`; `null`: the worker has closed it. */
@@ -529,17 +442,11 @@ export class SocketConnection implements Connection, FrameSink {
       writer.close();
       return this.#duplex.terminate();
     }
-    for (const place of this.#places) if (this.#neverSent(place)) writer.recall(place.batch, place.at);
-    for (const place of this.#places) this.#dropRest(place);
+    for (const place of this.#places.all) if (!this.#writer.hasSent(place.batch)) writer.recall(place.batch, place.at);
+    for (const place of this.#places.all) this.#dropRest(place);
     writer.sendBytes(FRAME.goodbye, 0, 0, cutReason(reason));
     writer.flush();
     writer.close();
     this.#duplex.end();
   }
-}
-
-/** Encodes the reason of an eviction, cut to the size of a message. */
-function cutReason(reason: string): Uint8Array {
-  const bytes = new Uint8Array(C.SB_MESSAGE_MAX - 2);
-  return bytes.subarray(0, encoder.encodeInto(reason, bytes).written);
 }

@@ -55,14 +55,14 @@ const PIECE_BYTES = 65_536;
 const nothing = (): void => {};
 
 /** A socket of Bun. */
-class BunDuplex implements Duplex {
+export class BunDuplex implements Duplex {
   onData: (bytes: Uint8Array) => void = nothing;
   onDrain: () => void = nothing;
   onClose: () => void = nothing;
   readonly fd: number;
-  readonly #socket: BunSocket<BunDuplex>;
+  readonly #socket: BunSocket<unknown>;
 
-  constructor(socket: BunSocket<BunDuplex>) {
+  constructor(socket: BunSocket<unknown>) {
     this.#socket = socket;
     this.fd = (socket as unknown as { fd?: number }).fd ?? -1; // exists, but not in Bun's types
   }

@@ -197,7 +197,7 @@ export interface Bulk {
 }
 
 /** Number of frames of one body that are passed to the socket in one call. */
-const BULK_FRAMES = 2;
+const BULK_FRAMES = 4;
 const SMALL_BYTES = 16_384;
 /** A batch that grew beyond this size is not kept. */
 const KEPT_BYTES = 262_144;
@@ -289,6 +289,13 @@ export class FrameWriter {
     if (this.#bulks.includes(bulk)) return;
     this.#bulks.push(bulk);
     this.#flushSoon();
+  }
+
+  /** Sends a body whose memory belongs to user code: writes as much as the socket accepts, and keeps a copy of the rest. */
+  addNow(bulk: Bulk & { own(): void }): void {
+    this.add(bulk);
+    this.flush();
+    bulk.own();
   }
 
   /** Sends no more frames of a body than those that the socket has begun to accept. */

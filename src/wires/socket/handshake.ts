@@ -157,3 +157,9 @@ export class HandshakeReader {
     return bytes.subarray(bytes.length);
   }
 }
+
+/** Encodes the reason of an eviction for GOODBYE, cut to the size of a message. */
+export function cutReason(reason: string): Uint8Array {
+  const bytes = new Uint8Array(MESSAGE_BYTES - 2);
+  return bytes.subarray(0, new TextEncoder().encodeInto(reason, bytes).written);
+}

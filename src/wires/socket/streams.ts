@@ -38,6 +38,11 @@ export class CreditPool {
 /** Memory for a head and a body that arrive in pieces, at first. Then it is at most four times what has arrived. */
 const COLLECT_BYTES = 262_144;
 
+/** Returns memory that is not cleared: all of it is written before anyone reads it. */
+function unfilled(bytes: number): Uint8Array {
+  return new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer);
+}
+
 /** A head and a body that arrive in pieces. */
 export class Collector {
   readonly total: number;
@@ -46,7 +51,7 @@ export class Collector {
 
   constructor(total: number, first: Uint8Array) {
     this.total = total;
-    this.bytes = new Uint8Array(Math.min(total, Math.max(4 * first.length, COLLECT_BYTES)));
+    this.bytes = unfilled(Math.min(total, Math.max(4 * first.length, COLLECT_BYTES)));
     this.add(first);
   }
 
@@ -58,7 +63,7 @@ export class Collector {
   add(piece: Uint8Array): void {
     const length = this.length + piece.length;
     if (length > this.bytes.length) {
-      const larger = new Uint8Array(Math.min(this.total, 4 * length));
+      const larger = unfilled(Math.min(this.total, 4 * length));
       larger.set(this.bytes.subarray(0, this.length));
       this.bytes = larger;
     }

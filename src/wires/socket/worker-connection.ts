@@ -3,8 +3,8 @@
 import { encodeError } from "../../bus/answer.ts";
 import type { Outgoing } from "../../bus/body-writer.ts";
 import { callerGone, Claim, type ClaimOwner, type Delivery, type RequestName } from "../../bus/claim.ts";
-import { Arena, type BodyLike, HeadWriter, METHODS, REQUEST_STRINGS } from "../../bus/codec.ts";
-import { type Head, HeadReader } from "../../bus/head.ts";
+import { Arena, type BodyLike, HeadWriter, REQUEST_STRINGS } from "../../bus/codec.ts";
+import { HeadReader } from "../../bus/head.ts";
 import { WorkerRequest } from "../../bus/request.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
 import type { Turns } from "../../bus/turns.ts";
@@ -19,13 +19,12 @@ import {
   FrameReader,
   FrameWriter,
   IDLE_FRAMES_PER_SECOND,
-  putU32,
-  REQUEST_BYTES,
   RESPONSE_BYTES,
   u32,
 } from "./frames.ts";
 import type { Welcome } from "./handshake.ts";
-import type { Rest } from "./rest.ts";
+import { Entry } from "./entry.ts";
+import { type Limits, putResponse, readRequest } from "./messages.ts";
 import { Collector, CreditPool, FIRST_CREDIT, FrameIncoming, FrameOutgoing } from "./streams.ts";
 
 /** Largest encoded error, in bytes. */
@@ -57,25 +56,6 @@ export interface SocketSide {
   lost(connection: SocketWorkerConnection, reason: SlotbusError): void;
 }
 
-/** One exchange. `arriving`: its head or body is not complete. */
-class Entry {
-  state: "free" | "arriving" | "waiting" | "taken" = "free";
-  id = 0;
-  method = 0;
-  serial = 0;
-  timeoutMs = 0;
-  headBytes = 0;
-  streams = false;
-  head: Head | null = null;
-  body: Uint8Array = NONE;
-  request: Collector | null = null;
-  claim: Claim | null = null;
-  isCancelled = false;
-  incoming: FrameIncoming | null = null;
-  outgoing: FrameOutgoing | null = null;
-  rest: Rest | null = null;
-}
-
 /** Reads requests from one client and writes responses to it. */
 export class SocketWorkerConnection implements ClaimOwner, FrameSink {
   readonly turns: Turns;
@@ -89,7 +69,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
   readonly #side: SocketSide;
   readonly #duplex: Duplex;
   readonly #tag: string;
-  readonly #headLimit: number;
+  readonly #limits: Limits;
   readonly #writer: FrameWriter;
   readonly #reader = new FrameReader(this);
   readonly #headReader = new HeadReader(REQUEST_STRINGS);
@@ -107,7 +87,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     this.address = address;
     this.turns = turns;
     this.payloadBytes = welcome.payloadLimit;
-    this.#headLimit = welcome.headLimit;
+    this.#limits = welcome;
     this.#tag = welcome.tag.toString(36);
     this.#outgoing = new Arena(new ArrayBuffer(arenaBytes(welcome.headLimit)));
     this.#incoming = new Arena(new ArrayBuffer(welcome.headLimit));
@@ -177,25 +157,19 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
 
   #request(id: number, flags: number, bytes: Uint8Array): void {
     const entry = this.#entries[id & 0xff];
-    const length = bytes.length - REQUEST_BYTES;
-    if (!entry || entry.state !== "free" || length < 0) return this.#broke(`sent an invalid request ${id}`);
-    const [head, body, method] = [u32(bytes, 12), u32(bytes, 16), bytes[20]!];
-    const streams = (flags & FLAG.streams) !== 0;
-    const isValid = head > 0 && head <= this.#headLimit && body <= this.payloadBytes && length <= head + body;
-    if (!isValid || method >= METHODS.length || (streams && body > 0)) {
-      return this.#broke(`sent an invalid request ${id}`);
-    }
+    const message = entry?.state === "free" ? readRequest(flags, bytes, this.#limits) : null;
+    if (!entry || !message) return this.#broke(`sent an invalid request ${id}`);
+    const { head, body, streams, first, serial, timeoutMs, method } = message;
     entry.state = "arriving";
     entry.id = id;
-    entry.serial = u32(bytes, 0) + u32(bytes, 4) * 0x1_0000_0000;
-    entry.timeoutMs = u32(bytes, 8);
+    entry.serial = serial;
+    entry.timeoutMs = timeoutMs;
     entry.headBytes = head;
     entry.method = method;
     entry.streams = streams;
     entry.isCancelled = false;
-    const view = bytes.subarray(REQUEST_BYTES);
-    if (length < head + body) entry.request = new Collector(head + body, view);
-    else this.#complete(entry, view, null);
+    if (message.isPart) entry.request = new Collector(head + body, first);
+    else this.#complete(entry, first, null);
   }
 
   /** A head, and a body that does not stream, have arrived; `own`: their memory belongs to the wire. */
@@ -338,12 +312,12 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
 
   answer(claim: Claim, status: number, body: BodyLike): Delivery {
     const arena = this.#outgoing;
-    const head = this.heads.write(arena, 0, RESPONSE_STRINGS, this.#headLimit, "response");
+    const head = this.heads.write(arena, 0, RESPONSE_STRINGS, this.#limits.headLimit, "response");
     return this.#respond(claim, status, head, encodeBody(arena, head, body, this.payloadBytes, "response"));
   }
 
   fail(claim: Claim, error: unknown): Delivery {
-    const head = encodeError(this.#outgoing, error, Math.min(this.#headLimit, ERROR_BYTES));
+    const head = encodeError(this.#outgoing, error, Math.min(this.#limits.headLimit, ERROR_BYTES));
     this.#outgoing.head = null;
     return this.#respond(claim, 0, head, encodeBody(this.#outgoing, head, null, 0, "response"));
   }
@@ -361,7 +335,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     const isShort = encoded.large === null && first === head + encoded.inline;
     const onSent = isShort ? null : (): void => this.#over(entry);
     entry.rest = fillFrame(this.#writer, at, first, this.#outgoing, head, encoded, entry.id, onSent);
-    if (entry.rest) this.#writer.add(entry.rest);
+    if (entry.rest) this.#writer.addNow(entry.rest);
     else this.#over(entry);
     return "sent";
   }
@@ -369,16 +343,14 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
   #begin({ id }: Entry, flags: number, status: number, head: number, body: number, first: number): number {
     const writer = this.#writer;
     const at = writer.begin(FRAME.response, flags, id, RESPONSE_BYTES + first);
-    putU32(writer.bytes, at, status);
-    putU32(writer.bytes, at + 4, head);
-    putU32(writer.bytes, at + 8, body);
+    putResponse(writer.bytes, at, status, head, body);
     return at + RESPONSE_BYTES;
   }
 
   begin(claim: Claim, status: number): Outgoing | null {
     const entry = this.#entry(claim);
     const arena = this.#outgoing;
-    const head = this.heads.write(arena, 0, RESPONSE_STRINGS, this.#headLimit, "response");
+    const head = this.heads.write(arena, 0, RESPONSE_STRINGS, this.#limits.headLimit, "response");
     claim.keepBody(true);
     claim.isAnswered = true;
     if (entry.isCancelled) {
@@ -389,7 +361,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     const first = firstBytes(RESPONSE_BYTES, head, 0);
     const at = this.#begin(entry, FLAG.streams, status, head, 0, first);
     const rest = fillFrame(this.#writer, at, first, arena, head, NO_BODY, entry.id, null);
-    if (rest) this.#writer.add(rest);
+    if (rest) this.#writer.addNow(rest);
     const onEnd = (): void => {
       if (!this.isOpen) return;
       claim.settle();
@@ -399,7 +371,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
   }
 
   errorHead(error: unknown): Uint8Array {
-    const limit = Math.min(this.#headLimit, ERROR_BYTES);
+    const limit = Math.min(this.#limits.headLimit, ERROR_BYTES);
     const scratch = new Arena(new ArrayBuffer(limit));
     return scratch.bytes.subarray(0, encodeError(scratch, error, limit));
   }
