@@ -20,7 +20,7 @@ const bun: Runtime = { what: "Bun", command: [process.execPath] };
 const bunBySocket: Runtime = { ...bun, what: "Bun by socket", env: { SLOTBUS_WIRE: "socket" } };
 const allNodes: Runtime[] = nodes.map((path) => ({ what: `Node ${path}`, command: [path, "--no-warnings"] }));
 
-/** What the client prints, whatever the runtimes are. */
+/** What the client prints in each runtime. */
 const EXPECTED = [
   "wire: socket",
   "text: hello Ada",
@@ -54,7 +54,7 @@ async function talk(client: Runtime, worker: Runtime, directory: string): Promis
 const couples: [Runtime, Runtime][] = [
   [bunBySocket, bunBySocket],
   ...allNodes.flatMap((node): [Runtime, Runtime][] => [
-    [node, bun],
+    [node, bunBySocket], // the memory wire of a worker does not go on by frames
     [bun, node],
     [node, node],
   ]),

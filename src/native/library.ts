@@ -18,7 +18,9 @@ function open() {
   try {
     return dlopen(path, SYMBOLS).symbols; // never closed: a thread may still run its code
   } catch (cause) {
-    throw systemRefuses(`Cannot load ${path}: ${(cause as Error).message}`, cause);
+    const what = `Cannot load ${path}: ${(cause as Error).message}`;
+    if (process.env["SLOTBUS_LIB"]) throw new UnsupportedError(what, { cause }); // the caller wants this library
+    throw systemRefuses(what, cause);
   }
 }
 
