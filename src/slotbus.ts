@@ -13,9 +13,10 @@ import { Closing } from "./closing.ts";
 import { findEmbedded } from "./compiled.ts";
 import { makeClient } from "./contract/client.ts";
 import type { Client, Contract } from "./contract/contract.ts";
-import { InvalidConfigError } from "./errors.ts";
+import { InvalidConfigError, UnsupportedError } from "./errors.ts";
 import { Hold } from "./hold.ts";
 import { closeOlder, keyOf, noteOpened } from "./hot.ts";
+import { isBun } from "./runtime.ts";
 import type { Supervisor } from "./supervisor/index.ts";
 import type { WorkerPool } from "./supervisor/worker-pool.ts";
 import type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
@@ -59,6 +60,11 @@ export class SlotBus extends Closing<SlotBusEvents> {
    * not become ready.
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
+    if (options?.workers !== undefined && !isBun) {
+      throw new UnsupportedError("SlotBus.create starts processes for `workers` only in Bun, and this is Node.", {
+        hint: "Start the workers with `slotbus run worker.ts --name NAME`, or with your own process manager.",
+      });
+    }
     const supervisor = options?.workers === undefined ? null : await import("./supervisor/worker-pool.ts");
     const workers = supervisor && supervisor.resolveWorkers(options.workers!, findEmbedded);
     const bus = await SlotBus.#open("own", { ...resolveBusOptions(options), workers }, supervisor?.WorkerPool);

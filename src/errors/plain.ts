@@ -93,3 +93,20 @@ export function needsMemory(kind: "borrow" | "sync" | "serveSync", wire: string)
 export function requireMemory(kind: string, wire: string): void {
   if (wire !== "memory" && (kind === "sync" || kind === "borrow")) throw needsMemory(kind, wire);
 }
+
+const refusals = new WeakSet<object>();
+
+/** The system refuses what the memory wire needs: to load the library, or to create shared memory. The socket wire does without. */
+export function systemRefuses(what: string, cause?: unknown): UnsupportedError {
+  const error = new UnsupportedError(`${what}.`, {
+    cause,
+    hint: "Allow it in the sandbox or the mount options, or set SLOTBUS_WIRE=socket.",
+  });
+  refusals.add(error);
+  return error;
+}
+
+/** Whether the error is one of {@link systemRefuses}. */
+export function isSystemRefusal(error: unknown): error is UnsupportedError {
+  return typeof error === "object" && error !== null && refusals.has(error);
+}

@@ -1,11 +1,13 @@
 /** The memory wire. Importing this file loads the C library. */
 
+import { ClientHandle } from "../../native/client.ts";
 import { NameLock } from "../../native/name.ts";
 import type { WireModule } from "../module.ts";
 import { MemoryClient } from "./client.ts";
 import { nameLeaves } from "./leaves.ts";
 import { MemoryWorker } from "./worker.ts";
 
+ClientHandle.probe();
 nameLeaves();
 
 export const memory: WireModule<NameLock> = {
