@@ -85,7 +85,8 @@ export function fillFrame(
 /** Up to this size, a loop copies bytes faster than a call of the runtime does. */
 const SHORT_BYTES = 96;
 
-function copySmall(from: Uint8Array, to: Uint8Array, at: number, length: number): void {
+/** Copies the first `length` bytes. */
+export function copySmall(from: Uint8Array, to: Uint8Array, at: number, length: number): void {
   if (length > SHORT_BYTES) to.set(from.subarray(0, length), at);
   else for (let i = 0; i < length; i++) to[at + i] = from[i]!;
 }
@@ -103,6 +104,6 @@ export function decodeHead(
   isError: boolean,
 ): Head {
   if (isError) return Head.decode(bytes.slice(0, length), ERROR_STRINGS);
-  incoming.bytes.set(bytes.length === length ? bytes : bytes.subarray(0, length));
+  copySmall(bytes, incoming.bytes, 0, length);
   return answers.read(incoming, length);
 }

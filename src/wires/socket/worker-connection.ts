@@ -9,7 +9,7 @@ import { WorkerRequest } from "../../bus/request.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
 import type { Turns } from "../../bus/turns.ts";
 import { SlotbusError } from "../../errors.ts";
-import { arenaBytes, encodeBody, type Encoded, fillFrame, firstBytes } from "./bodies.ts";
+import { arenaBytes, copySmall, encodeBody, type Encoded, fillFrame, firstBytes } from "./bodies.ts";
 import type { Duplex } from "./duplex.ts";
 import { Flood } from "./flood.ts";
 import {
@@ -176,7 +176,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
   #complete(entry: Entry, bytes: Uint8Array, own: Uint8Array | null): void {
     const { headBytes } = entry;
     try {
-      this.#incoming.bytes.set(bytes.length === headBytes ? bytes : bytes.subarray(0, headBytes));
+      copySmall(bytes, this.#incoming.bytes, 0, headBytes);
       entry.head = this.#headReader.read(this.#incoming, headBytes);
     } catch (cause) {
       return this.#broke("sent a malformed head", cause);
