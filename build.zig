@@ -77,7 +77,7 @@ fn launcher(b: *std.Build, target: std.Build.ResolvedTarget) ?*std.Build.Step.Co
         .link_libc = true,
         .strip = true,
     });
-    mod.addCSourceFile(.{ .file = b.path("csrc/launcher/launcher.c"), .flags = &flags });
+    mod.addCSourceFiles(.{ .root = b.path("csrc/launcher"), .files = &.{ "launcher.c", "name.c" }, .flags = &flags });
     return b.addExecutable(.{ .name = "slotbus-launcher", .linkage = .static, .root_module = mod });
 }
 

@@ -254,15 +254,18 @@ function trimCommand(): void {
   for (const file of files(join(stage, "dist/cli"), ".d.ts")) rmSync(file);
 }
 
+/** Entries that Node can use, on the socket wire. The others need Bun. */
+const PORTABLE = [".", "./otel", "./serve"];
+
 /** Returns a module with the same exports for other runtimes: it can be imported, and throws when it is run. */
-async function unsupported(source: string): Promise<string> {
+async function unsupported(entry: string, source: string): Promise<string> {
   const names = Object.keys(await import(join(root, source))).sort();
   const engine = manifest.engines.bun.replace(">=", "");
   return `const here = globalThis.process?.version ? "Node " + process.version : "not Bun";
 throw Object.assign(
   new Error(
-    "slotbus needs Bun ${engine} or later; this is " + here + ". Start the program with \`bun\`; " +
-      "give a bundler the condition \\"bun\\".",
+    "slotbus${entry.slice(1)} needs Bun ${engine} or later; this is " + here + ". Start the program with \`bun\`; " +
+      "give a bundler the condition \\"bun\\". Node can use \`slotbus\` itself.",
   ),
   { name: "UnsupportedError", code: "UNSUPPORTED" },
 );
@@ -279,9 +282,13 @@ async function entries(): Promise<Record<string, unknown>> {
       continue;
     }
     const compiled = source.replace("./src/", "./dist/").replace(/\.ts$/, "");
-    const other = `./dist/unsupported/${entry === "." ? "index" : entry.slice(2)}.js`;
+    if (PORTABLE.includes(entry)) {
+      out[entry] = { types: `${compiled}.d.ts`, default: `${compiled}.js` };
+      continue;
+    }
+    const other = `./dist/unsupported/${entry.slice(2)}.js`;
     mkdirSync(dirname(join(stage, other)), { recursive: true });
-    writeFileSync(join(stage, other), await unsupported(source));
+    writeFileSync(join(stage, other), await unsupported(entry, source));
     out[entry] = { types: `${compiled}.d.ts`, bun: `${compiled}.js`, default: other };
   }
   return out;

@@ -33,6 +33,14 @@ switch (role) {
     introduce();
     break;
   }
+  case "slotbus-socket": {
+    const { SlotWorker, socket } = await import("../src/index.ts");
+    const { headersHandler } = await import("./checks.ts");
+    const worker = await SlotWorker.open({ name: address, via: socket() });
+    worker.serve(headersHandler());
+    introduce();
+    break;
+  }
   case "fetch-tcp": {
     const server = Bun.serve({ fetch: echo, hostname: "127.0.0.1", port: 0 });
     introduce(`${server.hostname}:${server.port}`);

@@ -4,13 +4,21 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
-import { SlotBus } from "../src/index.ts";
+import { SlotBus, socket } from "../src/index.ts";
 import { CommandError } from "../src/cli/usage.ts";
 import { FrameReader, FrameWriter } from "./frames.ts";
 import type { Call } from "./measure.ts";
 
 /** Names in the JSON. */
-export const SYSTEMS = ["slotbus", "fetch-tcp", "fetch-unix", "bun-ipc", "unix-socket", "worker-postmessage"] as const;
+export const SYSTEMS = [
+  "slotbus",
+  "slotbus-socket",
+  "fetch-tcp",
+  "fetch-unix",
+  "bun-ipc",
+  "unix-socket",
+  "worker-postmessage",
+] as const;
 
 export type SystemName = (typeof SYSTEMS)[number];
 
@@ -171,6 +179,23 @@ export async function startSlotbus(workspace: Workspace, slots?: number, program
   };
 }
 
+/** slotbus over a unix socket, as it runs where memory cannot be shared. */
+async function startSlotbusSocket(workspace: Workspace): Promise<Contestant> {
+  const name = "bench-socket";
+  const bus = await SlotBus.create({ name, directory: workspace.path, via: socket() });
+  const worker = await workspace.start("slotbus-socket", name);
+  await bus.ready();
+  return {
+    name: "slotbus-socket",
+    answerer: worker.introduction,
+    call: (body) => bus.request({ path: "/echo", body }),
+    stop: async () => {
+      await bus.close({ timeout: 100 });
+      await worker.stop();
+    },
+  };
+}
+
 async function startFetch(workspace: Workspace, name: "fetch-tcp" | "fetch-unix"): Promise<Contestant> {
   const unix = name === "fetch-unix" ? join(workspace.path, "fetch.sock") : undefined;
   const { introduction, stop } = await workspace.start(name, unix);
@@ -270,6 +295,8 @@ export function start(name: SystemName, workspace: Workspace): Promise<Contestan
   switch (name) {
     case "slotbus":
       return startSlotbus(workspace);
+    case "slotbus-socket":
+      return startSlotbusSocket(workspace);
     case "fetch-tcp":
     case "fetch-unix":
       return startFetch(workspace, name);

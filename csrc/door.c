@@ -77,18 +77,24 @@ void sb_door_close(int32_t dir, const char *name, const uint8_t *id, int32_t fd)
 	sb_fd_close(fd);
 }
 
-static bool is_alive(int dir, const char *file)
+/* Returns 0, or the errno of a connection; 0 too when that is unknown. Takes the descriptor. */
+static int try_connect(int dir, const char *file, int fd)
 {
 	struct sockaddr_un address;
-	int fd = os_datagram_open();
-	if (fd < 0 || address_of(dir, file, &address) != 0) {
-		sb_fd_close(fd);
-		return true; /* unknown */
-	}
-	bool dead = connect(fd, (struct sockaddr *)&address, sizeof address) != 0 &&
-	            (errno == ECONNREFUSED || errno == ENOENT);
-	close(fd);
-	return !dead;
+	int error = 0;
+	if (fd >= 0 && address_of(dir, file, &address) == 0 &&
+	    connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
+		error = errno;
+	sb_fd_close(fd);
+	return error;
+}
+
+bool socket_is_alive(int dir, const char *file)
+{
+	int error = try_connect(dir, file, os_datagram_open());
+	/* A stream socket: of a client, or the door of a worker without this library. */
+	if (error == EPROTOTYPE) error = try_connect(dir, file, os_socket_open());
+	return error != ECONNREFUSED && error != ENOENT;
 }
 
 /* ---- the files NAME@... ------------------------------------------------------------------ */
@@ -135,6 +141,7 @@ int32_t sb_door_knock(int32_t dir, const char *name, uint32_t client)
 		ssize_t sent = sendto(fd, message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL,
 		                      (struct sockaddr *)&address, sizeof address);
 		if (sent >= 0 || errno == EAGAIN) knocked++; /* full: its worker looks anyway */
+		else if (errno == EPROTOTYPE && socket_is_alive(dir, file)) knocked++; /* connected */
 		else if (errno == ECONNREFUSED) unlinkat(dir, file, 0);
 	}
 	sb_fd_close(fd);
@@ -172,7 +179,7 @@ static bool is_stale(int dir, const char *file, const char *rest, int lock, bool
 {
 	const char *end;
 	int32_t client = client_number(rest, &end);
-	if (is_door(rest, ".door") || is_door(rest, ".new")) return !is_alive(dir, file);
+	if (is_door(rest, ".door") || is_door(rest, ".new")) return !socket_is_alive(dir, file);
 	if (client < 0 || (strcmp(end, ".sock") != 0 && strcmp(end, ".new") != 0)) return false;
 	uint64_t byte = 1 + (uint64_t)client;
 	if (lock < 0) return !removes;

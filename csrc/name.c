@@ -64,6 +64,12 @@ static int32_t take_lock(int dir, const char *name, int32_t (*lock)(int), uint32
 	return -SB_EAGAIN;
 }
 
+/* A process without this library and without the launcher can hold a name only by listening. */
+static bool is_listening(int dir, const char *name, int32_t client)
+{
+	return socket_is_alive(dir, client_file(name, client, ".sock").text);
+}
+
 static void remove_sockets(int dir, const char *name, int32_t client)
 {
 	unlinkat(dir, client_file(name, client, ".sock").text, 0);
@@ -74,6 +80,11 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 {
 	int32_t fd = take_lock(dir, name, os_file_lock, owner_pid);
 	if (fd < 0) return fd;
+	if (is_listening(dir, name, -1)) {
+		unlinkat(dir, with_suffix(name, ".lock").text, 0);
+		close(fd);
+		return -SB_EEXISTS;
+	}
 	char text[16];
 	int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
 	if (ftruncate(fd, 0) != 0 || fchmod(fd, 0600) != 0 || /* despite the umask */
@@ -88,12 +99,14 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 }
 
 /* Locks the byte of the first free client number. Returns the number. */
-static int32_t take_number(int fd)
+static int32_t take_number(int dir, const char *name, int fd)
 {
 	for (int32_t client = 0; client < SB_CLIENTS_MAX; client++) {
 		/* step: name.number.lock */
 		int32_t error = os_bytes_lock(fd, 1 + (uint64_t)client);
-		if (error != -SB_EBUSY) return error == 0 ? client : error;
+		if (error == 0 && !is_listening(dir, name, client)) return client;
+		if (error != 0 && error != -SB_EBUSY) return error;
+		if (error == 0) os_bytes_unlock(fd, 1 + (uint64_t)client, 1);
 	}
 	return -SB_EFULL;
 }
@@ -119,7 +132,7 @@ int32_t sb_name_share(int32_t dir, const char *name, uint32_t *out)
 {
 	int32_t fd = take_lock(dir, name, os_file_share, out);
 	if (fd < 0) return fd;
-	int32_t client = take_number(fd);
+	int32_t client = is_listening(dir, name, -1) ? -SB_EEXISTS : take_number(dir, name, fd);
 	if (client >= 0 && (fchmod(fd, 0600) != 0 || ftruncate(fd, 0) != 0)) /* no owner's pid */
 		client = fail_with(-SB_ESYS, errno);
 	if (client < 0) {

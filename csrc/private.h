@@ -325,6 +325,8 @@ int32_t address_check(const char *address);                /* NAME, or NAME@K of
 /* Removes or counts files of dead clients and doors. lock: descriptor of NAME.lock, or below 0. */
 int32_t sweep(int dir, const char *name, int lock, bool removes);
 bool file_is_named(int dir, const char *file, int fd); /* the name leads to the open file */
+/* Connects to the socket and closes the connection. False: no process has it open. */
+bool socket_is_alive(int dir, const char *file);
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
 bool flow_moved(struct flow *flow, const struct sb_flow *theirs);

@@ -2,6 +2,7 @@
 
 import { InvalidConfigError } from "./errors.ts";
 import { nearest } from "./near.ts";
+import { inspect } from "./runtime.ts";
 
 /** Number of characters of a text that an error shows. */
 const SHOWN_MAX = 64;
@@ -9,9 +10,9 @@ const SHOWN_MAX = 64;
 /** Formats any value for an error message; text is quoted. */
 export function shown(value: unknown): string {
   if (typeof value === "string" && value.length > SHOWN_MAX) {
-    return `${Bun.inspect(value.slice(0, SHOWN_MAX))}… (${Buffer.byteLength(value)} bytes)`;
+    return `${inspect(value.slice(0, SHOWN_MAX))}… (${Buffer.byteLength(value)} bytes)`;
   }
-  return Bun.inspect(value, { depth: 0 }).replace(/\s+/g, " ").slice(0, 80);
+  return inspect(value, { depth: 0 }).replace(/\s+/g, " ").slice(0, 80);
 }
 
 /**

@@ -7,6 +7,7 @@
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { InvalidConfigError } from "./errors.ts";
+import { isBun } from "./runtime.ts";
 
 /** Folder of the entries in a compiled program. */
 const ROOT = "/$bunfs/root/";
@@ -44,7 +45,7 @@ function becomeWorker(): void {
   throw end;
 }
 
-const isCompiled = Bun.main.startsWith(ROOT);
+const isCompiled = isBun && Bun.main.startsWith(ROOT);
 if (isCompiled) becomeWorker();
 
 /** Finds an entry of this program; `null` if the program is not compiled. */

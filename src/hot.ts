@@ -26,7 +26,7 @@ export const isReloading = isHot || process.execArgv.includes("--watch");
 
 /** Returns the value that `make` returned in the first evaluation of the program. */
 export function kept<T>(name: string, make: () => T): T {
-  const key = Symbol.for(`slotbus.${name}:${import.meta.path}`); // each copy of the package has its own value
+  const key = Symbol.for(`slotbus.${name}:${import.meta.url}`); // each copy of the package has its own value
   const shared = globalThis as { [key: symbol]: unknown };
   return (shared[key] ??= make()) as T;
 }

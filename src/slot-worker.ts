@@ -15,16 +15,14 @@ import {
 import { systemClock } from "./clock.ts";
 import { Closing } from "./closing.ts";
 import type { Contract, Handlers } from "./contract/contract.ts";
-import type { Implementations } from "./contract/implementations.ts";
+import { Implementations } from "./contract/implementations.ts";
 import { ClosedError, InvalidConfigError, type SlotbusError } from "./errors.ts";
 import { isNoAnswer } from "./errors/plain.ts";
 import { keyOf, openAnew } from "./hot.ts";
-import { isRun, reportReady } from "./native/notify.ts";
+import { isRun } from "./runner.ts";
 import { drainOnSigterm } from "./sigterm.ts";
-import { nameLeaves } from "./wires/memory/leaves.ts";
-import { MemoryWorker } from "./wires/memory/worker.ts";
-
-nameLeaves();
+import { loadWire } from "./wires/choose.ts";
+import type { WireModule } from "./wires/module.ts";
 
 /**
  * A worker of a bus.
@@ -49,7 +47,8 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
    */
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const resolved = resolveWorkerOptions(options, isRun);
-    const worker = new SlotWorker(resolved);
+    const reportReady = isRun ? (await import("./native/notify.ts")).reportReady : undefined;
+    const worker = new SlotWorker(resolved, await loadWire(resolved.via));
     // From now on, because the worker has a door before it has a client. `slotbus run` limits the time with SIGKILL.
     if (isRun) worker.#undoDrain = drainOnSigterm({ close: () => worker.close({ timeout: Infinity }) });
     const opening = worker.#receiver.wire.open(resolved.timeout, reportReady).then(
@@ -62,7 +61,7 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
     return openAnew(keyOf("worker", resolved), opening);
   }
 
-  private constructor(resolved: ResolvedWorkerOptions) {
+  private constructor(resolved: ResolvedWorkerOptions, wire: WireModule) {
     super();
     const { name, concurrency } = resolved;
     this.name = name;
@@ -72,12 +71,8 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
       refused: (error: SlotbusError) => queueMicrotask(() => this.emit("refused", error)),
       handlerError: (error: unknown, request: { id: string; path: string }) => this.#report(request, error),
     };
-    this.#receiver = new Receiver(
-      name,
-      concurrency,
-      systemClock,
-      events,
-      (up) => new MemoryWorker(resolved, systemClock, up),
+    this.#receiver = new Receiver(name, concurrency, systemClock, events, (up) =>
+      wire.worker(resolved, systemClock, up),
     );
   }
 
@@ -141,8 +136,6 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
    */
   implement<C extends Contract>(contract: C, handlers: Handlers<C>): this {
     if (super.closed) throw this.#closedError();
-    const { Implementations } =
-      require("./contract/implementations.ts") as typeof import("./contract/implementations.ts");
     this.#contracts ??= new Implementations(this.#receiver.handler, (error, request) => this.#report(request, error));
     this.#contracts.add(contract, handlers);
     this.#receiver.serve(this.#contracts.handle);

@@ -11,19 +11,18 @@ import type { Connection } from "./bus/wire.ts";
 import { systemClock } from "./clock.ts";
 import { Closing } from "./closing.ts";
 import { findEmbedded } from "./compiled.ts";
+import { makeClient } from "./contract/client.ts";
 import type { Client, Contract } from "./contract/contract.ts";
-import { InvalidConfigError } from "./errors.ts";
+import { InvalidConfigError, UnsupportedError } from "./errors.ts";
 import { Hold } from "./hold.ts";
 import { closeOlder, keyOf, noteOpened } from "./hot.ts";
-import { NameLock } from "./native/name.ts";
+import { isBun } from "./runtime.ts";
 import type { Supervisor } from "./supervisor/index.ts";
 import type { WorkerPool } from "./supervisor/worker-pool.ts";
 import type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
-import { MemoryClient } from "./wires/memory/client.ts";
-import { nameLeaves } from "./wires/memory/leaves.ts";
+import { loadWire } from "./wires/choose.ts";
 import { noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
-
-nameLeaves();
+import type { HeldName, WireModule } from "./wires/module.ts";
 
 /** Options of `SlotBus.create`. All except `name` have defaults. */
 export interface SlotBusOptions extends BusOptions {
@@ -47,7 +46,7 @@ const UNRESPONSIVE_MS = 30_000;
  */
 export class SlotBus extends Closing<SlotBusEvents> {
   readonly options: ResolvedSlotBusOptions;
-  readonly #name: NameLock;
+  readonly #name: HeldName;
   readonly #dispatcher: Dispatcher;
   readonly #pool: WorkerPool<Connection> | null;
   /** Set by {@link ref}. */
@@ -61,6 +60,11 @@ export class SlotBus extends Closing<SlotBusEvents> {
    * not become ready.
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
+    if (options?.workers !== undefined && !isBun) {
+      throw new UnsupportedError("SlotBus.create starts processes for `workers` only in Bun, and this is Node.", {
+        hint: "Start the workers with `slotbus run worker.ts --name NAME`, or with your own process manager.",
+      });
+    }
     const supervisor = options?.workers === undefined ? null : await import("./supervisor/worker-pool.ts");
     const workers = supervisor && supervisor.resolveWorkers(options.workers!, findEmbedded);
     const bus = await SlotBus.#open("own", { ...resolveBusOptions(options), workers }, supervisor?.WorkerPool);
@@ -98,14 +102,14 @@ export class SlotBus extends Closing<SlotBusEvents> {
     options: ResolvedSlotBusOptions,
     Pool?: typeof WorkerPool,
   ): Promise<SlotBus> {
-    const { directory, name, allowedUids } = options;
+    const wire = await loadWire(options.via);
     await closeOlder(keyOf("bus", options));
-    const lock = await NameLock[how](directory, name, allowedUids.length > 0);
+    const name = await wire.takeName(how, options);
     let bus: SlotBus;
     try {
-      bus = new SlotBus(options, lock, Pool);
+      bus = new SlotBus(options, wire, name, Pool);
     } catch (error) {
-      lock.release();
+      name.release();
       throw error;
     }
     noteOpen(bus.#leave);
@@ -113,7 +117,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
     return bus;
   }
 
-  private constructor(options: ResolvedSlotBusOptions, name: NameLock, Pool?: typeof WorkerPool) {
+  private constructor(options: ResolvedSlotBusOptions, wire: WireModule, name: HeldName, Pool?: typeof WorkerPool) {
     super();
     this.options = options;
     this.#name = name;
@@ -124,7 +128,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
       tag.toString(36),
       systemClock,
       (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
-      (events) => new MemoryClient({ bus: options, name, tag, clock: systemClock, stalledAfter }, events),
+      (events) => wire.client({ bus: options, name, tag, clock: systemClock, stalledAfter }, events),
     );
     if (name.client !== null) dispatcher.choice.share(name.client, systemClock.random);
     this.#dispatcher = dispatcher;
@@ -204,7 +208,6 @@ export class SlotBus extends Closing<SlotBusEvents> {
    * keep it. The methods reject as {@link request} does, and with {ValidationError}, {ContractError}, {ContractMismatchError}.
    */
   client<C extends Contract>(contract: C): Client<C> {
-    const { makeClient } = require("./contract/client.ts") as typeof import("./contract/client.ts");
     return makeClient(this, contract);
   }
 

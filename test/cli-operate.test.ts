@@ -102,7 +102,7 @@ test("doctor finds nothing wrong here, measures a round trip to another process,
   const { ok, findings } = await desk.json<{ ok: boolean; findings: Finding[] }>(["doctor"]);
   expect(ok).toBe(true);
   expect(findings.map(({ name }) => name).join()).toBe(
-    "platform,bun,library,launcher,directory,buses,space,memory,descriptors,wake mode,round trip",
+    "platform,bun,library,wire,launcher,directory,buses,space,memory,descriptors,wake mode,round trip",
   );
   expect(findings.at(-1)!.detail).toMatch(/^p50 [\d.]+ (µs|ms), p99 /);
   expect(findings.filter(({ state }) => state === "fault")).toEqual([]);
@@ -139,6 +139,7 @@ test("doctor has one line for each fault with its remedy, and exits with 1", asy
   expect(away.map((fault) => fault.split(":")[0])).toEqual(["directory", "buses", "space", "round trip"]);
   expect(await faultsOf(desk.directory, { SLOTBUS_LIB: join(desk.directory, "none.so") })).toEqual([
     expect.stringMatching(/^library: .*none\.so/),
+    "wire: not checked. Fix the faults above, then run `slotbus doctor` again.",
     `directory: ${untried}`,
     `buses: ${untried}`,
     `round trip: ${untried}`,

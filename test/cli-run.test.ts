@@ -12,6 +12,7 @@ import { processState, rejection, until, Workspace } from "./support.ts";
 
 const COMMAND = join(import.meta.dir, "../src/cli/slotbus.ts");
 const NOTIFY = join(import.meta.dir, "../src/native/notify.ts");
+const RUNNER = join(import.meta.dir, "../src/runner.ts");
 const WORKER = join(import.meta.dir, "fixtures/run-worker.ts");
 
 /** Starts it in a workspace. */
@@ -198,7 +199,7 @@ test("a worker in a thread reports for its process", async () => {
 }, 20_000);
 
 test("a child process of a worker does not take itself for a worker of the command", () => {
-  const source = `import { isRun } from ${JSON.stringify(NOTIFY)}; console.log(isRun, process.env.SLOTBUS_RUN);`;
+  const source = `import { isRun } from ${JSON.stringify(RUNNER)}; console.log(isRun, process.env.SLOTBUS_RUN);`;
   const ask = (value: string): string => {
     const env = { ...process.env, SLOTBUS_RUN: value };
     return Bun.spawnSync([process.execPath, "-e", source], { env }).stdout.toString();

@@ -20,9 +20,9 @@ async function loadedBy(space: Workspace, program: string): Promise<string[]> {
 }
 
 /** Files in these folders are loaded at their first use. */
-const later = /^(supervisor|contract\/(client|implementations|items)\.ts|bus\/(metrics|exposition)\.ts)/;
+const later = /^(supervisor|wires\/memory\/(?!open-buses)|native\/(?!abi|statistics))/;
 
-test('import "slotbus" loads neither contracts, the supervisor, metrics nor node:crypto', async () => {
+test('import "slotbus" loads neither the memory wire and the C library, the supervisor nor node:crypto', async () => {
   await using space = new Workspace();
   const files = await loadedBy(space, "");
   expect(files).toContain("slotbus.ts");
@@ -31,7 +31,6 @@ test('import "slotbus" loads neither contracts, the supervisor, metrics nor node
   const imports = files.flatMap((file) => transpiler.scanImports(readFileSync(join(src, file))));
   const builtins = imports.filter(({ kind, path }) => kind === "import-statement" && /^(node|bun):/.test(path));
   expect([...new Set(builtins.map(({ path }) => path))].sort()).toEqual([
-    "bun:ffi",
     "node:buffer",
     "node:diagnostics_channel",
     "node:events",
@@ -53,7 +52,7 @@ test("lazy modules are loaded at their first use", async () => {
     bus.metrics();
     await SlotBus.create({ name: "x", workers: { entry: "/nowhere" } }).catch(() => {});`,
   );
-  for (const each of ["contract/client", "contract/implementations", "bus/metrics", "supervisor/supervisor"])
+  for (const each of ["wires/memory/client", "native/library", "supervisor/supervisor"])
     expect(files).toContain(`${each}.ts`);
   expect(files.filter((file) => later.test(file)).length).toBeGreaterThan(10);
 });

@@ -23,7 +23,7 @@ async function run(
   return { output: out + err, exitCode: await child.exited };
 }
 
-const load = `try { await import("${root}/src/index.ts"); console.log("loaded") } catch (e) { console.log(e.code, e.message) }`;
+const load = `try { await import("${root}/src/wires/memory/index.ts"); console.log("loaded") } catch (e) { console.log(e.code, e.message) }`;
 
 /** A library of another protocol version, in `prefix`/lib. */
 function buildVersion(abi: number, prefix: string, cwd = root): void {

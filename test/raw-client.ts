@@ -32,13 +32,14 @@ export class RawClient implements AsyncDisposable {
     this.#options = options;
     this.#name = name;
     this.#client = new ClientHandle({ ...options, tag: 1 });
-    this.#listener = new Listener(this.#client, systemClock, name, options, {
+    this.#listener = new Listener(this.#client, systemClock, name, options, 1, {
       attached: (attachment) => {
         attachment.link!.start(attachment.peer.pid, attachment.peer.uid);
         this.joined.push(performance.now());
         this.workers.push(attachment);
         onJoin?.(this);
       },
+      framed: () => {},
       bytes: () => {},
       message: () => {},
       closed: (attachment) => {

@@ -74,6 +74,8 @@ export type OfSlotBus = [
   Expect<Equal<B.SlotBusEvents["refused"], [peer: { pid: number; uid: number }, reason: string]>>,
   Expect<Equal<keyof B.SlotBusEvents, "joined" | "left" | "died" | "unresponsive" | "responsive" | "refused">>,
   Expect<Equal<typeof B.drainOnSigterm, (...things: { close(): Promise<unknown> }[]) => () => void>>,
+  Expect<Equal<typeof B.memory, () => B.Via>>,
+  Expect<Equal<typeof B.socket, () => B.Via>>,
 ];
 
 type ServeOptions = NonNullable<Parameters<SlotWorker["serve"]>[1]>;

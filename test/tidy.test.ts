@@ -69,7 +69,7 @@ test("examples are complete programs of less than 40 lines", () => {
 
 /** Files of src below all folders. */
 const floor =
-  /^src\/(backoff|body|bounded-queue|check|clock|closing|codec|compiled|detach|errors(\/\w+)?|fast-buffer|hold|hot|jsonify|latency|near|options|runtime-directory)\.ts$/;
+  /^src\/(backoff|body|bounded-queue|check|clock|closing|codec|compiled|detach|errors(\/\w+)?|fast-buffer|hold|hot|jsonify|latency|near|options|runner|runtime|runtime-directory)\.ts$/;
 
 /** The package's sources: src, and bench without the developers' benches. */
 function packedSources(): string[] {

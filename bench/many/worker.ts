@@ -41,6 +41,7 @@ async function serveBlocking(name: string, index: number): Promise<void> {
     else {
       process.send!(blocks);
       blocks = [];
+      isToBlock = false; // an order for which no request came
     }
   });
 }

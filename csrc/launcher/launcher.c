@@ -16,7 +16,11 @@
  * processes that left the group. It ends when none of them is left, with the program's exit code or
  * signal. If the launcher itself is killed, the kernel kills the program (parent-death signal; this
  * does not work for a program that changes its user by a setuid file).
+ *
+ * With a command that begins with "--" it does something else: see name.c.
  */
+
+#include "name.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -187,6 +191,7 @@ int main(int argc, char **argv)
 {
 	sigset_t child_signal, taken, before;
 	int status = 0;
+	if (argc > 1 && strncmp(argv[1], "--", 2) == 0) return for_name(argc, argv);
 	if (argc < 2 || fcntl(HOST_FD, F_SETFD, FD_CLOEXEC) != 0 ||
 	    fcntl(STATUS_FD, F_SETFD, FD_CLOEXEC) != 0) {
 		static const char hint[] = "slotbus starts slotbus-launcher; it cannot be run alone.\n";

@@ -4,6 +4,7 @@ import { utf8 } from "../body.ts";
 import { nextTurn } from "../clock.ts";
 import { PayloadTooLargeError } from "../errors.ts";
 import { type Given, Options, optional, refuse, row } from "../options.ts";
+import { concat } from "../runtime.ts";
 import type { MessageKind } from "./codec.ts";
 import { TURN_STEPS, type Turns } from "./turns.ts";
 
@@ -219,7 +220,7 @@ export class BodyReader {
       }
       chunks.push(step.value);
     }
-    return chunks.length === 1 ? chunks[0]! : Bun.concatArrayBuffers(chunks, Infinity, true);
+    return chunks.length === 1 ? chunks[0]! : concat(chunks);
   }
 
   /** Cancels the stream, unless it has ended. */

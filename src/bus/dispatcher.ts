@@ -22,6 +22,7 @@ import { requestStart } from "./tracing.ts";
 import { Turns } from "./turns.ts";
 import { Unsettled } from "./unsettled.ts";
 import type { Connection, Departure, Peer, Wire, WireEvents } from "./wire.ts";
+import { busMetrics } from "./metrics.ts";
 
 /** Options of a request made without options; compared by identity. */
 export const noOptions: RequestOptions = {};
@@ -116,7 +117,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     let exchange: Exchange;
     let timeoutMs: number;
     try {
-      timeoutMs = this.#admit(request, options);
+      timeoutMs = this.#admit(request, options, kind);
       exchange = new Exchange(this, request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
     } catch (error) {
       endSource(request?.body);
@@ -142,11 +143,11 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   };
 
   #submitSync(request: BusRequest, options: RequestOptions): BusResponse {
-    const timeoutMs = this.#admit(request, options);
-    const connection = options.worker === undefined ? this.choice.pick() : this.choice.only(options.worker);
+    const timeoutMs = this.#admit(request, options, "sync");
+    const connection = this.choice.pickBlocking(options.worker);
     if (!connection && this.choice.isEmpty) throw new NoWorkerError(this.name, 0, "bus", this.supply?.downFor);
-    if (!connection)
-      throw new BusOverloadedError(`Bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
+    const full = `Bus "${this.name}" has no free slot, and a blocking request cannot queue.`;
+    if (!connection) throw new BusOverloadedError(full);
     let outcome: BusResponse | null = null;
     let failure: unknown = null;
     const keep = (response: BusResponse | StreamedResponse): void => {
@@ -168,9 +169,9 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   }
 
   /** Checks a new request and returns its timeout in ms. Throws if the bus is closed or an option is invalid. */
-  #admit(request: BusRequest, options: RequestOptions): number {
+  #admit(request: BusRequest, options: RequestOptions, kind: Kind): number {
     if (this.#isClosed || this.#isDraining) throw this.#closedError("no");
-    checkRequest(request);
+    checkRequest(request, kind, this.wire.kind);
     if (options === noOptions) return this.options.timeout;
     checkRequestOptions(options);
     if (options.signal?.aborted) throw options.signal.reason;
@@ -417,7 +418,6 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   }
 
   metrics(): string {
-    const { busMetrics } = require("./metrics.ts") as typeof import("./metrics.ts");
     return busMetrics(this.name, [{ client: this.choice.client, snapshot: this.#last?.snapshot ?? this.#snapshot() }]);
   }
 

@@ -1,6 +1,7 @@
 /** Events and diagnostics of a bus, and the interface through which a bus starts workers. */
 
 import type { ExitReport, SlotbusError, WorkerFailedError } from "../errors.ts";
+import type { WireKind } from "./via.ts";
 import type { Connection } from "./wire.ts";
 
 /** An attached worker. */
@@ -11,11 +12,13 @@ export interface WorkerInfo {
   uid: number;
   /** Number of requests that the worker runs at once. */
   concurrency: number;
+  /** What carries its requests. */
+  wire: WireKind;
 }
 
 /** @internal */
-export function infoOf({ id, pid, uid, concurrency }: Connection): WorkerInfo {
-  return { id, pid, uid, concurrency };
+export function infoOf({ id, pid, uid, concurrency, wire }: Connection): WorkerInfo {
+  return { id, pid, uid, concurrency, wire };
 }
 
 /** Events of a bus, with the arguments of their listeners. */

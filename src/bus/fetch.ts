@@ -5,6 +5,7 @@ import { type Clock, nextTurn } from "../clock.ts";
 import { checkKeys, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { checkTimeout } from "../options.ts";
+import { isBun, peek, peekStatus } from "../runtime.ts";
 import { type Asker, givenTimeout, type InnerOptions, requestOptions, type RequestOptions } from "./call.ts";
 import { encodeMethod, type Method } from "./codec.ts";
 import type { Answer } from "./answer.ts";
@@ -34,8 +35,8 @@ async function gather(
   let bytes = 0;
   for (;;) {
     const reading = stream.next();
-    const here = Bun.peek.status(reading) === "fulfilled";
-    const step = here ? (Bun.peek(reading) as Step) : await Promise.race([reading, nextTurn(clock)]);
+    const here = peekStatus(reading) === "fulfilled";
+    const step = here ? (peek(reading) as Step) : await Promise.race([reading, nextTurn(clock)]);
     if (!step) return goOn(chunks, reading, stream);
     if (step.done) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
     const chunk = bytesOf(step.value) as Bytes; // a chunk may be text
@@ -146,7 +147,7 @@ export async function answerOf(response: Response, request: WorkerRequest): Prom
   const type = response.headers.get("content-type"); // read first: access to `body` removes a type that Bun chose
   const headers = [...response.headers].filter(([name]) => name !== "content-type");
   const isHead = request.method === "HEAD";
-  const kind = mayDiffer(request, type) ? bodyOf(response) : null;
+  const kind = isBun && mayDiffer(request, type) ? bodyOf(response) : null;
   if (kind === "memory") {
     const body = Bun.peek<Bytes>(response.bytes() as Promise<Bytes>) as Bytes; // the promise is settled
     const contentType = type ?? typeOf(body);

@@ -17,6 +17,7 @@ import {
   timeout,
 } from "../options.ts";
 import { directoryRow, nameRow } from "../runtime-directory.ts";
+import { isVia, type Via } from "./via.ts";
 
 /** Default of the option `spin`, in µs: 50, or 0 on a machine with one processor. */
 export const DEFAULT_SPIN_US = availableParallelism() > 1 ? 50 : 0;
@@ -24,6 +25,14 @@ export const DEFAULT_SPIN_US = availableParallelism() > 1 ? 50 : 0;
 export const LINKS_MAX = C.SB_LINKS_MAX;
 /** Largest number of slots of a worker. */
 export const SLOTS_MAX = C.SB_SLOTS_MAX;
+/** The option `via` of buses and workers. */
+export const viaRow = custom<Via | undefined>(
+  undefined,
+  "`memory()` or `socket()`",
+  checkVia,
+  "memory where it is available",
+);
+
 const UID_MAX = 0xffff_fffe;
 
 /** The option `spin` of buses and workers. */
@@ -58,6 +67,8 @@ const rows = {
   allowedUids: custom<readonly number[]>([], "user ids", checkUids, "none"),
   /** Runtime directory, which holds the socket of the bus. */
   directory: directoryRow,
+  /** What carries the requests. Workers that cannot share memory attach by socket to any bus. */
+  via: viaRow,
   /** Worker processes that the bus starts itself. */
   workers: custom<object | undefined>(undefined, "see `workers`", (given) => given),
 };
@@ -85,6 +96,10 @@ export interface BusOptions extends Given<typeof rows> {}
 
 /** Options with their defaults filled in. */
 export type ResolvedBusOptions = Omit<Resolved<typeof rows>, "workers">;
+
+function checkVia(given: Via | undefined, name: string): Via | undefined {
+  return given === undefined || isVia(given) ? given : refuse(name, given, "`memory()` or `socket()`");
+}
 
 function checkUids(given: readonly number[], name: string): readonly number[] {
   const isUid = (uid: unknown): boolean => Number.isInteger(uid) && (uid as number) >= 0 && (uid as number) <= UID_MAX;

@@ -8,6 +8,7 @@ import type { Handler, SyncHandler, WorkerRequest } from "./request.ts";
 import { handleStart, type HandleTrace, handleTraces } from "./tracing.ts";
 import type { Arrivals, WorkerWire } from "./wire.ts";
 import { noAnswer } from "../errors/plain.ts";
+import { peek, peekStatus } from "../runtime.ts";
 
 /** Receives the events of a worker. */
 export interface ReceiverEvents {
@@ -77,8 +78,8 @@ export class Receiver implements Arrivals {
     }
     if (answer instanceof Promise) {
       // An async function that awaited nothing returns a settled promise: its value is sent at once.
-      const settled = Bun.peek(answer);
-      if (settled !== answer && Bun.peek.status(answer) === "fulfilled") this.#answer(request, settled as Answerable);
+      const settled = peek(answer);
+      if (settled !== answer && peekStatus(answer) === "fulfilled") this.#answer(request, settled as Answerable);
       else this.#answerLater(request, answer);
     } else {
       this.#answer(request, answer);

@@ -58,6 +58,7 @@ import type { SlotbusError } from "../errors.ts";
 import type { Carrier, Exchange } from "./exchange.ts";
 import type { WorkerRequest } from "./request.ts";
 import type { BusStats, Statistics } from "./stats.ts";
+import type { WireKind } from "./via.ts";
 
 /** The process at the other end of a connection. */
 export interface Peer {
@@ -77,6 +78,8 @@ export interface Connection extends Carrier {
   /** Id of the connection, never reused by the wire. */
   readonly id: number;
   readonly uid: number;
+  /** Kind of the wire. */
+  readonly wire: WireKind;
   /** Number of requests that the worker runs at once. */
   readonly concurrency: number;
   /** Number of requests that can be sent now; 0 while the worker drains, or after it was evicted or has ended. */
@@ -140,6 +143,8 @@ export type Driven = Pick<BusStats, "wakeups" | "spinning">;
 
 /** The client side of one bus. */
 export interface Wire {
+  /** With "memory", responses can be borrowed, and a request can block the thread. */
+  readonly kind: WireKind;
   readonly statistics: Statistics;
   driven(): Driven;
   /**

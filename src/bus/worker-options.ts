@@ -4,7 +4,7 @@ import type { Backoff } from "../backoff.ts";
 import type { SlotbusError } from "../errors.ts";
 import { boolean, type Given, group, integer, Options, orFalse, refuse, type Resolved, timeout } from "../options.ts";
 import { directoryRow, nameRow } from "../runtime-directory.ts";
-import { SLOTS_MAX, spinRow } from "./options.ts";
+import { SLOTS_MAX, spinRow, viaRow } from "./options.ts";
 
 const reconnectRows = {
   /** Pause before the first attempt, in ms. */
@@ -32,6 +32,8 @@ const rows = {
   spin: spinRow,
   /** Runtime directory, which holds the socket of the bus. */
   directory: directoryRow,
+  /** What carries the requests. */
+  via: viaRow,
 };
 
 /** The options of a worker. */

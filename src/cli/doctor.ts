@@ -5,6 +5,7 @@ import { availableParallelism, release } from "node:os";
 import { dirname } from "node:path";
 import { type Command, Option } from "commander";
 import { SlotbusError } from "../errors.ts";
+import { isSystemRefusal } from "../errors/plain.ts";
 import { checkBun, checkPacked, findLauncher, findLibrary, originOf, platformName } from "../native/find.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
 import { count, microseconds, paint, print, size } from "./terminal.ts";
@@ -40,6 +41,12 @@ const CHECKS: readonly Check[] = [
   ["platform", platform, "Use Linux on x64 or arm64."],
   ["bun", bun, "Run `bun upgrade`."],
   ["library", library, "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own."],
+  [
+    "wire",
+    wire,
+    "Allow shared memory in the sandbox, or set SLOTBUS_WIRE=socket to say that a socket will do.",
+    "library",
+  ],
   ["launcher", launcher, "Install slotbus again, or set SLOTBUS_LAUNCHER to a slotbus-launcher of your own."],
   ["directory", runtimeDirectory, "Set SLOTBUS_DIR to a directory of your own.", "library"],
   ["buses", buses, "Run `slotbus clean`.", "directory"],
@@ -103,10 +110,21 @@ function bun(): string {
   return Bun.version;
 }
 
-async function library(): Promise<string> {
+async function library(): Promise<Detail> {
   const path = findLibrary();
-  const { ABI } = await import("../native/library.ts");
+  const loading = import("../native/library.ts");
+  const refused = await loading.then(() => null).catch((error: unknown) => error);
+  if (isSystemRefusal(refused)) return { warning: refused.message.replace(` ${refused.hint}`, "") };
+  const { ABI } = await loading;
   return `${path} (${origin(path)}), ABI ${ABI}, ${size(statSync(path).size)}`;
+}
+
+/** Says which wire a bus gets here, and why. */
+async function wire(): Promise<Detail> {
+  const { chooseWire } = await import("../wires/choose.ts");
+  const { module, why, cure } = await chooseWire();
+  const detail = `${module.kind}: ${why}`;
+  return cure === null ? detail : { warning: detail };
 }
 
 /** Checks the launcher, which only supervised workers need. */

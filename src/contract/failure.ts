@@ -15,6 +15,7 @@ import {
 import { compareMethods } from "./compare.ts";
 import type { ContractMethod } from "./contract.ts";
 import { Part, type Side, typeOf } from "./values.ts";
+import { inspect } from "../runtime.ts";
 
 /** The JSON part of a failure. */
 interface Failure {
@@ -77,7 +78,7 @@ export function encodeMismatch(
 export function encodeRemote(error: unknown): Uint8Array {
   const code = error instanceof SlotbusError ? error.code : "HANDLER_FAILED";
   const { name, message, stack } =
-    error instanceof Error ? error : { name: "Error", message: `the handler threw ${Bun.inspect(error)}`, stack: "" };
+    error instanceof Error ? error : { name: "Error", message: `the handler threw ${inspect(error)}`, stack: "" };
   return encode({ kind: "remote", code, name: text(name), message: text(message), stack: text(stack) });
 }
 

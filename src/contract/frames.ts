@@ -7,6 +7,7 @@
  */
 
 import { SlotbusError, PayloadTooLargeError } from "../errors.ts";
+import { concat } from "../runtime.ts";
 
 export const FRAME = {
   /** A value, encoded by the contract's codec. */
@@ -151,7 +152,7 @@ export class FrameReader {
   }
 
   #join(): void {
-    this.#bytes = Bun.concatArrayBuffers([this.#bytes.subarray(this.#at), ...this.#behind], Infinity, true);
+    this.#bytes = concat([this.#bytes.subarray(this.#at), ...this.#behind]);
     this.#at = 0;
     this.#behind = [];
   }

@@ -5,6 +5,7 @@ import type { Handler, WorkerRequest } from "../bus/request.ts";
 import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
 import { nearest } from "../near.ts";
 import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "../codec.ts";
+import { peek, peekStatus } from "../runtime.ts";
 import { compare } from "./compare.ts";
 import { CallContext, type ErrorMakers, type ErrorShapes } from "./context.ts";
 import { type Contract, type ContractMethod, FINGERPRINT, type Handlers } from "./contract.ts";
@@ -205,8 +206,8 @@ function run(served: Served, request: WorkerRequest, input: unknown): Answerable
   const output = served.run(input, new CallContext(request, served.errors));
   if (!isThenable(output)) return answer(served, output);
   // An async function that awaited nothing is settled already: this saves a turn of the event loop.
-  if (output instanceof Promise && Bun.peek.status(output) === "fulfilled") {
-    return answer(served, Bun.peek(output) as unknown);
+  if (output instanceof Promise && peekStatus(output) === "fulfilled") {
+    return answer(served, peek(output as Promise<unknown>));
   }
   return Promise.resolve(output).then((value) => answer(served, value));
 }

@@ -1,6 +1,7 @@
 /** Schemas: the Standard Schema interface, and helpers for contracts. */
 
 import type { Arriving } from "../jsonify.ts";
+import { sha256 } from "../runtime.ts";
 
 /** A problem of a value, and the path to it. */
 export interface SchemaIssue {
@@ -65,7 +66,7 @@ export function describeSchema(schema: Schema | null, side: "input" | "output"):
   const { vendor } = schema["~standard"];
   try {
     const text = JSON.stringify(jsonSchema(schema, side));
-    return text ? `${vendor}:${new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 16)}` : vendor;
+    return text ? `${vendor}:${sha256(text).slice(0, 16)}` : vendor;
   } catch {
     return vendor; // the vendor throws if a schema has no JSON Schema
   }

@@ -2,7 +2,7 @@
 
 import { shown } from "../check.ts";
 import { SlotbusError } from "./base.ts";
-import { InvalidConfigError, NoWorkerError } from "./bus.ts";
+import { InvalidConfigError, NoWorkerError, UnsupportedError } from "./bus.ts";
 
 /** An invalid or missing name. `variable`: environment variable that can set it. */
 export function invalidName(
@@ -78,4 +78,35 @@ export function unknownPool(pool: string | undefined, pools: readonly string[]):
   const what = pool === undefined ? `No pool was named, and there are ${pools.length}` : `There is no pool "${pool}"`;
   const names = pools.slice(0, 10).map((id) => `"${id}"`);
   return new SlotbusError("UNKNOWN_POOL", `${what}.`, { hint: `Use one of ${names.join(", ")}.` });
+}
+
+/** A call that needs shared memory, on another wire. */
+export function needsMemory(kind: "borrow" | "sync" | "serveSync", wire: string): UnsupportedError {
+  const call = kind === "sync" ? "requestSync" : kind;
+  const instead = kind === "serveSync" ? "serve" : "request";
+  return new UnsupportedError(`${call} needs the wire "memory", and this is the wire "${wire}".`, {
+    hint: `Call \`${instead}\`, which works on each wire, or use Bun on Linux without \`via: socket()\`.`,
+  });
+}
+
+/** Throws if a kind of request needs shared memory, and the bus uses another wire. */
+export function requireMemory(kind: string, wire: string): void {
+  if (wire !== "memory" && (kind === "sync" || kind === "borrow")) throw needsMemory(kind, wire);
+}
+
+const refusals = new WeakSet<object>();
+
+/** The system refuses what the memory wire needs: to load the library, or to create shared memory. The socket wire does without. */
+export function systemRefuses(what: string, cause?: unknown): UnsupportedError {
+  const error = new UnsupportedError(`${what}.`, {
+    cause,
+    hint: "Allow it in the sandbox or the mount options, or set SLOTBUS_WIRE=socket.",
+  });
+  refusals.add(error);
+  return error;
+}
+
+/** Whether the error is one of {@link systemRefuses}. */
+export function isSystemRefusal(error: unknown): error is UnsupportedError {
+  return typeof error === "object" && error !== null && refusals.has(error);
 }

@@ -4,6 +4,7 @@
  */
 
 import { InvalidConfigError } from "../errors.ts";
+import { inspect } from "../runtime.ts";
 
 /** A place in a ring. Save it and pass it to a later cursor as `from`. */
 export interface Bookmark {
@@ -84,7 +85,7 @@ export function startOf(from: From, epoch: number, head: () => number): Start {
   const { epoch: whose, position, event = -1 } = place;
   if (!isCount(whose) || !isCount(position) || !(event === -1 || isCount(event))) {
     throw new InvalidConfigError(
-      `from is ${Bun.inspect(from).slice(0, 80)}; it must be "head", "oldest", a position or a bookmark.`,
+      `from is ${inspect(from).slice(0, 80)}; it must be "head", "oldest", a position or a bookmark.`,
     );
   }
   if (whose !== epoch) return { start: "oldest", event: -1, isNewEpoch: true };

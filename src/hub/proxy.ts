@@ -10,6 +10,7 @@ import { Failure, tooLarge } from "./failure.ts";
 import { firstOf } from "./forwarded.ts";
 import type { RouteLimitOptions } from "./limits.ts";
 import type { ResolvedHubOptions } from "./options.ts";
+import { peekStatus } from "../runtime.ts";
 
 /** Hop-by-hop headers: RFC 9110 (7.6.1), and others that proxies treat alike. */
 const HOP_BY_HOP = [
@@ -226,7 +227,7 @@ const TIMER_MAX = 2 ** 31 - 1;
 
 /** Rejects with 408 after `ms`. A promise that is settled already needs no timer. */
 function within<T>(promise: Promise<T>, ms: number): Promise<T> {
-  if (ms === Infinity || Bun.peek.status(promise) !== "pending") return promise;
+  if (ms === Infinity || peekStatus(promise) !== "pending") return promise;
   const { promise: late, reject } = Promise.withResolvers<never>();
   const expire = (): void =>
     reject(new Failure(408, "BODY_TIMEOUT", `The request body timed out: no data for ${ms} ms.`));

@@ -7,7 +7,9 @@ import { detach } from "../detach.ts";
 import { FLOW_STATUS_BYTES, type Flowed, flowed, type FlowStatus } from "./flow.ts";
 import { C, errorText, native, type Pointer, view, wordOf } from "./library.ts";
 import { type CounterName, COUNTERS, readSnapshot, type Snapshot, STATE_NAMES, type StateName } from "./statistics.ts";
+import { constants } from "node:os";
 import { SlotbusError } from "../errors.ts";
+import { systemRefuses } from "../errors/plain.ts";
 
 /** Sizes of each region of a bus; sizes are in bytes. `tag` identifies this life of the bus. */
 export interface Geometry {
@@ -51,6 +53,9 @@ export class ClientEvent {
   token = 0;
 }
 
+/** Errors of a sandbox that forbids shared memory. */
+const REFUSED: readonly number[] = [constants.errno.EPERM, constants.errno.EACCES, constants.errno.ENOSYS];
+
 /** The memory of one bus. */
 export class ClientHandle {
   readonly stride: number;
@@ -62,6 +67,15 @@ export class ClientHandle {
   /** @internal For {@link LinkHandle}. */
   readonly pointer: Pointer;
   readonly #words: Uint32Array<ArrayBuffer>;
+
+  /** Creates the smallest bus and closes it. @throws {UnsupportedError} if the system refuses shared memory */
+  static probe(): void {
+    const pointer = native.sb_client_open(1, 65_536, 8_192, 4_096, 0, 0) as Pointer | null;
+    if (pointer) return native.sb_client_close(pointer);
+    const code = native.sb_error_last();
+    if (code === -C.SB_ESYS && REFUSED.includes(native.sb_error_number()))
+      throw systemRefuses(`The system refuses shared memory: ${errorText(code)}`);
+  }
 
   /** @throws `RESOURCE` */
   constructor({ slots, payloadBytes, headBytes, inlineBytes, tag }: Geometry) {

@@ -37,6 +37,8 @@ export class MessageReader {
   }
 }
 
+/** Offset of the last word of a JOIN. */
+const JOIN_FLAGS = 20;
 const RETRY_MS = 5;
 const empty = new Uint8Array(8);
 const encoder = new TextEncoder();
@@ -110,6 +112,8 @@ export function readJoin(body: Uint8Array) {
     code,
     isObserver: found[0] === C.SB_ROLE_OBSERVER,
     concurrency: found[1]!,
+    /** Whether the worker wants frames on the socket in place of a region: the last word of its JOIN. */
+    usesFrames: code === 0 && (copy.readUInt32LE(JOIN_FLAGS) & 1) !== 0,
     versions: `${found[0]} to ${found[1]}`,
   };
 }

@@ -1,13 +1,12 @@
 /** Opens the runtime directory and explains each way in which that fails, for buses, workers, fleets and the CLI. */
 
-import { accessSync, constants as access, lstatSync, readFileSync, statSync, type Stats } from "node:fs";
+import { accessSync, constants as access, statSync } from "node:fs";
 import { constants } from "node:os";
 import { dirname } from "node:path";
 import { SlotbusError, UnsupportedError } from "../errors.ts";
+import { directoryElsewhere, directoryRefusal, userText } from "../runtime-directory.ts";
 import { C, cString, errorText, native } from "./library.ts";
 
-/** Hint for both sides: processes that use different directories do not find each other. */
-const ELSEWHERE = "set SLOTBUS_DIR, or the option `directory`, to a directory of your own in all processes of the bus";
 const { ENOMEM, ENOSPC, EDQUOT, EINTR } = constants.errno;
 
 /** How a runtime directory is opened. */
@@ -26,7 +25,7 @@ export function openDirectory(directory: string, { create = false, shared = fals
   if (dir >= 0) return dir;
   if (dir === -C.SB_ENOBUS && !create) return absent(directory);
   if (dir === -C.SB_EUNSUPPORTED) throw new UnsupportedError(`slotbus cannot run on this system: ${errorText(dir)}.`);
-  if (dir === -C.SB_EDIR) throw refusal(directory, shared ? 0o711 : 0o700, shared && !create);
+  if (dir === -C.SB_EDIR) throw directoryRefusal(directory, shared ? 0o711 : 0o700, shared && !create);
   throw fileError(dir, `Cannot open the runtime directory ${directory}`);
 }
 
@@ -96,7 +95,7 @@ function absent(directory: string): null {
     if (code !== "ENOENT" && code !== "EROFS") return null; // another user may create it
     const why = code === "EROFS" ? `${parent} is read-only` : `there is no ${parent}`;
     const message = `Cannot open the runtime directory ${directory}: ${why}.`;
-    throw new SlotbusError("RESOURCE", message, { cause, retryable: false, hint: sentence(ELSEWHERE) });
+    throw new SlotbusError("RESOURCE", message, { cause, retryable: false, hint: directoryElsewhere });
   }
 }
 
@@ -105,57 +104,12 @@ export function fileError(code: number, what: string): SlotbusError {
   const number = code === -C.SB_ESYS ? native.sb_error_number() : 0;
   const message = `${what}: ${errorText(code)}.`;
   if (number === 0 || [ENOMEM, ENOSPC, EDQUOT, EINTR].includes(number)) return new SlotbusError("RESOURCE", message);
-  return new SlotbusError("RESOURCE", message, { retryable: false, hint: sentence(ELSEWHERE) });
-}
-
-function refusal(directory: string, mode: number, mayBeForeign: boolean): SlotbusError {
-  const what = `The runtime directory ${directory}`;
-  const rights = mode.toString(8).padStart(4, "0");
-  const uid = process.geteuid?.() ?? 0;
-  const fail = (why: string, hint: string): SlotbusError =>
-    new SlotbusError("PERMISSION_DENIED", `${what} ${why}.`, { hint: sentence(hint) });
-  let found: Stats;
-  try {
-    found = lstatSync(directory);
-  } catch (cause) {
-    return fail(`cannot be opened: ${(cause as Error).message}`, ELSEWHERE);
-  }
-  const has = `has mode ${(found.mode & 0o7777).toString(8).padStart(4, "0")}`;
-  if (!found.isDirectory()) {
-    const kind = found.isSymbolicLink() ? "a symbolic link" : "a file";
-    return fail(`is ${kind}; it must be a directory of mode ${rights}`, `remove it, or ${ELSEWHERE}`);
-  }
-  if (found.uid !== uid && !mayBeForeign) {
-    return fail(`belongs to ${user(found.uid)}; this process runs as ${user(uid)}`, ELSEWHERE);
-  }
-  if (found.uid !== uid) {
-    return fail(
-      `${has} and belongs to ${user(found.uid)}; this process runs as ${user(uid)}`,
-      "check its path, or let only its owner write to it",
-    );
-  }
-  return fail(`${has}; it must have mode ${rights}`, `run \`chmod ${rights} ${directory}\`, or ${ELSEWHERE}`);
+  return new SlotbusError("RESOURCE", message, { retryable: false, hint: directoryElsewhere });
 }
 
 /** Describes the directory's owner and this process: `"uid 0 (root); this process runs as uid 1000 (ada)"`. */
 export function usersOf(directory: string): string {
   const owner = statSync(directory, { throwIfNoEntry: false })?.uid;
-  const of = owner === undefined ? "another user" : user(owner);
-  return `${of}; this process runs as ${user(process.geteuid?.() ?? 0)}`;
-}
-
-/** Returns `uid 1000 (ada)`; without the name if /etc/passwd does not have it. */
-function user(uid: number): string {
-  let users = "";
-  try {
-    users = readFileSync("/etc/passwd", "utf8");
-  } catch {
-    users = ""; // a container without users
-  }
-  const name = new RegExp(`^([^:\\n]+):[^:\\n]*:${uid}:`, "m").exec(users)?.[1];
-  return name === undefined ? `uid ${uid}` : `uid ${uid} (${name})`;
-}
-
-function sentence(text: string): string {
-  return `${text[0]!.toUpperCase()}${text.slice(1)}.`;
+  const of = owner === undefined ? "another user" : userText(owner);
+  return `${of}; this process runs as ${userText(process.geteuid?.() ?? 0)}`;
 }

@@ -6,8 +6,9 @@
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync, utimesSync } from "node:fs";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { UnsupportedError } from "../errors.ts";
+import { sha256 } from "../runtime.ts";
 
-const root = resolve(import.meta.dir, "../..");
+const root = resolve(import.meta.dirname, "../..");
 
 /** Oldest supported version of Bun, as in `engines` of package.json. */
 const OLDEST_BUN = "1.4.0";
@@ -62,7 +63,7 @@ function findPrebuilt(): string | null {
   } catch {
     return null;
   }
-  if (found) return isAbsolute(found.default) ? found.default : join(import.meta.dir, found.default); // bundles: relative
+  if (found) return isAbsolute(found.default) ? found.default : join(import.meta.dirname, found.default); // bundles: relative
   throw new UnsupportedError(`slotbus has no library for ${process.platform}-${process.arch}.`, {
     hint: `Use Linux (${PLATFORMS.filter((name) => name.startsWith("linux")).join(", ")}).`,
   });
@@ -131,7 +132,7 @@ export function findLauncher(): string | null {
 
 /** Whether this file runs from the source of a checkout, not from an installed package or a bundle. */
 function isCheckout(): boolean {
-  const here = import.meta.path === join(root, "src/native/find.ts");
+  const here = import.meta.filename === join(root, "src/native/find.ts");
   return here && existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig")) && allows(root, constants.W_OK);
 }
 
@@ -169,9 +170,9 @@ const SUM = 66;
 export function checkPacked(path: string): void {
   const { packedSha256: packed } = originOf(path);
   if (packed === null) return;
-  const sha256 = existsSync(path) ? new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex") : "";
-  if (sha256 === packed) return;
-  throw new UnsupportedError(`${path} differs from the packaged file: its SHA-256 is ${sha256}, not ${packed}.`, {
+  const found = existsSync(path) ? sha256(readFileSync(path)) : "";
+  if (found === packed) return;
+  throw new UnsupportedError(`${path} differs from the packaged file: its SHA-256 is ${found}, not ${packed}.`, {
     hint: "Install slotbus again.",
   });
 }

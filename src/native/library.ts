@@ -2,6 +2,7 @@
 
 import { CString, dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
 import { UnsupportedError, VersionMismatchError } from "../errors.ts";
+import { systemRefuses } from "../errors/plain.ts";
 import { C, FIELDS, SYMBOLS } from "./abi.ts";
 import { checkBun, checkPacked, findLibrary } from "./find.ts";
 
@@ -17,7 +18,9 @@ function open() {
   try {
     return dlopen(path, SYMBOLS).symbols; // never closed: a thread may still run its code
   } catch (cause) {
-    throw new UnsupportedError(`Cannot load ${path}: ${(cause as Error).message}`, { cause });
+    const what = `Cannot load ${path}: ${(cause as Error).message}`;
+    if (process.env["SLOTBUS_LIB"]) throw new UnsupportedError(what, { cause }); // the caller wants this library
+    throw systemRefuses(what, cause);
   }
 }
 

@@ -3,36 +3,21 @@
 import { basename, dirname } from "node:path";
 import { SlotbusError } from "../errors.ts";
 import { closeDirectory, openDirectory } from "./directory.ts";
+import { runSocket } from "../runner.ts";
 import { cString, errorText, native } from "./library.ts";
-
-/** Path of the socket of `slotbus run`, in the environment of its workers. */
-export const RUN_VARIABLE = "SLOTBUS_RUN";
-
-/**
- * Returns the path of that socket. Adds the process id to the variable, so that threads of this process find it, and child
- * processes of the worker do not report for it.
- */
-function takePath(): string | null {
-  const [, pid, path] = /^(?:(\d+):)?(\/.*)$/.exec(process.env[RUN_VARIABLE] ?? "") ?? [];
-  if (path === undefined || (pid !== undefined && Number(pid) !== process.pid)) return null;
-  process.env[RUN_VARIABLE] = `${process.pid}:${path}`;
-  return path;
-}
-
-const path = takePath();
-
-/** Whether `slotbus run` started this process. */
-export const isRun = path !== null;
 
 /** Tells `slotbus run` that this worker is ready; without it does nothing. @throws `RESOURCE` */
 export function reportReady(): void {
-  if (path === null) return;
-  const dir = openDirectory(dirname(path)) ?? -1;
+  if (runSocket === null) return;
+  const dir = openDirectory(dirname(runSocket)) ?? -1;
   try {
     // Through the descriptor, because the address of a socket has at most 107 bytes.
-    const result = native.sb_notify(cString(`/proc/self/fd/${dir}/${basename(path)}`), cString(`${process.pid}\n`));
+    const result = native.sb_notify(
+      cString(`/proc/self/fd/${dir}/${basename(runSocket)}`),
+      cString(`${process.pid}\n`),
+    );
     if (result < 0)
-      throw new SlotbusError("RESOURCE", `Cannot report to slotbus run at ${path}: ${errorText(result)}.`);
+      throw new SlotbusError("RESOURCE", `Cannot report to slotbus run at ${runSocket}: ${errorText(result)}.`);
   } finally {
     closeDirectory(dir);
   }

@@ -1,6 +1,6 @@
 /** Decodes the statistics that a bus keeps in shared memory. */
 
-import { C, FIELDS } from "./library.ts";
+import { C, FIELDS } from "./abi.ts";
 
 /** States of a slot, indexed by their number in shared memory. */
 export const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "STREAMING"] as const;

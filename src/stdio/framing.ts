@@ -1,5 +1,7 @@
 /** Splits a stream of bytes into messages, and reports bytes that are not a message. */
 
+import { inspect } from "../runtime.ts";
+
 /**
  * How messages are separated. `"ndjson"`: each message is a line of JSON. `"length"`: four bytes of length (big endian), then
  * JSON. `"content-length"`: a header `Content-Length: N`, an empty line, then JSON, as in the Language Server Protocol.
@@ -44,7 +46,7 @@ export class Fault {
 
   /** The kind and the first bytes, for messages. */
   toString(): string {
-    return `${this.kind}: ${Bun.inspect(decoderOfAnything.decode(this.head.subarray(0, 80)))}`;
+    return `${this.kind}: ${inspect(decoderOfAnything.decode(this.head.subarray(0, 80)))}`;
   }
 }
 

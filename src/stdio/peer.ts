@@ -1,6 +1,7 @@
 /** One end of a JSON-RPC connection: messages in and out, and the open requests of both sides. */
 
 import { RpcError } from "../errors.ts";
+import { peek, peekStatus } from "../runtime.ts";
 import { Fault, type Framing, type MessageReader, messageReader } from "./framing.ts";
 import {
   cancelJson,
@@ -268,8 +269,8 @@ export class RpcPeer<C = never> {
 
   /** Answers a request with a value, or with the outcome of a promise. */
   answer(id: RpcId, result: unknown): void {
-    const settled: unknown = result instanceof Promise ? Bun.peek(result) : result;
-    if (!(result instanceof Promise) || Bun.peek.status(result) === "fulfilled") {
+    const settled: unknown = result instanceof Promise ? peek(result) : result;
+    if (!(result instanceof Promise) || peekStatus(result) === "fulfilled") {
       return this.respond(id, responseJson(id, settled));
     }
     result.then(

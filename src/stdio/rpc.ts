@@ -1,6 +1,7 @@
 /** Messages of JSON-RPC 2.0: types, kinds, reading and writing. */
 
 import { InvalidConfigError, RpcError, SlotbusError } from "../errors.ts";
+import { inspect } from "../runtime.ts";
 
 /** Id of a request and its response. `42` and `"42"` are different ids. */
 export type RpcId = string | number | null;
@@ -82,7 +83,7 @@ export function fromJson<T>(text: string, what: string): T {
 /** Returns the error of an error response. */
 export function readError(error: unknown, method: string, worker: string): RpcError {
   const { code, message, data } = (typeof error === "object" && error !== null ? error : {}) as Record<string, unknown>;
-  const text = typeof message === "string" ? message : `${Bun.inspect(error, { depth: 1 })}`;
+  const text = typeof message === "string" ? message : `${inspect(error, { depth: 1 })}`;
   return new RpcError(typeof code === "number" ? code : RPC.internalError, text, data, `${method} of ${worker}`);
 }
 
@@ -99,7 +100,7 @@ export function errorMember(error: unknown): { code: number; message: string; da
   if (error instanceof Error) {
     return { code: RPC.internalError, message: error.message, data: { name: error.name } };
   }
-  return { code: RPC.internalError, message: `the handler threw ${Bun.inspect(error, { depth: 1 })}` };
+  return { code: RPC.internalError, message: `the handler threw ${inspect(error, { depth: 1 })}` };
 }
 
 /** Returns a response as JSON. A result that cannot be written becomes an error response. */

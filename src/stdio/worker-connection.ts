@@ -2,6 +2,7 @@
 
 import type { Clock, Timer } from "../clock.ts";
 import { SlotbusError, type ExitReport, WorkerDiedError } from "../errors.ts";
+import { inspect } from "../runtime.ts";
 import type { WorkerLink, WorkerProcess } from "../supervisor/process.ts";
 import type { Call } from "./call.ts";
 import type { LinkIdentity, WorkerRequestHandler } from "./events.ts";
@@ -421,7 +422,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   }
 
   invalid(message: unknown): void {
-    this.#fault(`sent JSON that is not a JSON-RPC message: ${Bun.inspect(message, { depth: 0 }).slice(0, 80)}`);
+    this.#fault(`sent JSON that is not a JSON-RPC message: ${inspect(message, { depth: 0 }).slice(0, 80)}`);
   }
 
   /** Rejects a call whose response is not valid. */

@@ -31,6 +31,7 @@ export class ReplayConnection implements Connection, PipeOwner, End {
   readonly pid: number;
   readonly uid = 1_000;
   readonly concurrency: number;
+  readonly wire = "memory";
   readonly link: Link;
   readonly host: Process;
   readonly die: Die;

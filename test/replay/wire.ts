@@ -114,6 +114,7 @@ class Counters implements Statistics {
 
 /** The client side. */
 export class ReplayWire implements Wire {
+  readonly kind = "memory";
   readonly statistics = new Counters();
   readonly heads = new HeadWriter();
   readonly answers = new HeadReader(RESPONSE_STRINGS);

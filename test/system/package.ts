@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import manifest from "../../package.json";
 import { pack } from "../../pack.ts";
 import { PLATFORMS, platformName } from "../../src/native/find.ts";
+import { nodes } from "../nodes.ts";
 import { shows } from "../examples.ts";
 import { type Checks, expect, needTool, note, path, Program, root } from "./checks.ts";
 
@@ -318,7 +319,8 @@ async function types(): Promise<void> {
 async function clearErrors(): Promise<void> {
   using consumer = await Consumer.installed();
   const library = join(consumer.package, "native", platformName(), "libslotbus.so");
-  const load = 'await import("slotbus"); console.log("loaded")';
+  const load =
+    'const { SlotBus } = await import("slotbus"); await (await SlotBus.create({ name: "a" })).close(); console.log("loaded")';
   const find = `const f = await import("${consumer.package}/dist/native/find.js");
     const o = f.originOf(f.findLibrary());`;
   const isPacked = `${find} console.log(o.from, o.packedSha256 !== null)`;
@@ -343,20 +345,52 @@ async function clearErrors(): Promise<void> {
     "app.mjs",
     'import { SlotBus } from "slotbus";\nimport "slotbus/hub";\nSlotBus.create({ name: "x" });\n',
   );
-  for (const entry of Object.keys(manifest.exports).filter((name) => !name.endsWith(".json"))) {
+  const inNode = [".", "./otel", "./serve"];
+  for (const entry of Object.keys(manifest.exports).filter(
+    (name) => !name.endsWith(".json") && !inNode.includes(name),
+  )) {
     const program = `import("slotbus${entry.slice(1)}").catch((e) => console.log(e.name, e.code, e.message))`;
     const said = await consumer.run(needTool("node"), "-e", program);
-    const says = /^UnsupportedError UNSUPPORTED slotbus needs Bun 1\.4\.0 or later; this is Node v.* with `bun`/;
+    const says = /^UnsupportedError UNSUPPORTED slotbus\/\w+ needs Bun 1\.4\.0 or later; this is Node v.* with `bun`/;
     expect(says.test(said), `in Node ${entry} says: ${said}`);
   }
   const { output } = await outcome([needTool("node"), "app.mjs"], consumer.folder);
-  expect(/slotbus needs Bun/.test(output), `in Node a program says: ${output}`);
+  expect(/slotbus\/hub needs Bun/.test(output), `in Node a program says: ${output}`);
+}
+
+const NODE_TEST = `import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { test } from "node:test";
+import { SlotBus, SlotWorker } from "slotbus";
+
+test("a request", async () => {
+  assert.equal(createRequire(import.meta.url)("slotbus").SlotBus, SlotBus);
+  const bus = await SlotBus.create({ name: "node" });
+  const worker = await SlotWorker.open({ name: "node" });
+  worker.serve((request) => "hello " + request.text());
+  await bus.ready();
+  assert.equal((await bus.request({ path: "/", body: "Ada" })).text(), "hello Ada");
+  assert.equal(bus.workers[0].wire, "socket");
+  await worker.close();
+  await bus.close();
+});
+`;
+
+/** Both ways to load the package in Node, and a bus there with the packed launcher. */
+async function inNode(): Promise<void> {
+  using consumer = await Consumer.installed();
+  consumer.write("bus.test.mjs", NODE_TEST);
+  expect(nodes.length > 0, "there is no Node that is new enough: set SLOTBUS_NODES");
+  for (const node of nodes) {
+    const { output, code } = await outcome([node, "--test", "bus.test.mjs"], consumer.folder);
+    expect(code === 0 && /pass 1\b/.test(output) && !/[Ww]arning/.test(output), `${node} says:\n${output}`);
+  }
 }
 
 async function oldBun(): Promise<void> {
   using consumer = await Consumer.installed(`@oven/bun-${process.platform}-${process.arch}@1.3.14`, ...peers());
   const old = join(consumer.folder, `node_modules/@oven/bun-${process.platform}-${process.arch}/bin/bun`);
-  const withoutLibrary = ["./otel", "./serve", "./stdio", "./supervisor", "./package.json"]; // these do not use bun:ffi
+  const withoutLibrary = [".", "./otel", "./serve", "./stdio", "./supervisor", "./testing", "./package.json"]; // these do not use bun:ffi
   for (const entry of Object.keys(manifest.exports).filter((name) => !withoutLibrary.includes(name))) {
     const program = `await import("slotbus${entry.slice(1)}").catch((e) => console.log(e.name, e.code, e.message))`;
     const said = await consumer.run(old, "-e", program);
@@ -407,6 +441,7 @@ export const checks: Checks = {
     compiled,
   "a compiled program runs its own workers from any folder": compiledWorkers,
   "the package's types compile with strict and without skipLibCheck, under both module resolutions": types,
+  "the package works in each version of Node, by import and by require": inNode,
   "Node, a missing or damaged library and an unsupported platform each cause one clear error": clearErrors,
   "an old Bun gets an error that names the required version": oldBun,
   "every example of the installed package runs": examples,

@@ -5,6 +5,7 @@ import type { Clock, Timer } from "../../clock.ts";
 import type { LinkHandle } from "../../native/client.ts";
 import { MessageReader, MessageWriter } from "../../native/control.ts";
 import type { PeerProcess } from "../../native/peer.ts";
+import type { BunDuplex } from "../socket/duplex.ts";
 
 /** The client's end of the control socket of one peer. */
 export class Attachment {
@@ -18,6 +19,8 @@ export class Attachment {
   handshake: Timer | null = null;
   /** The region that was created for the worker. */
   link: LinkHandle | null = null;
+  /** The socket of a worker that joined by frames, from then on. */
+  duplex: BunDuplex | null = null;
   /** Number of requests that the worker runs at once. */
   concurrency = 0;
 

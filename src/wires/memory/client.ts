@@ -3,13 +3,15 @@
 import { HeadWriter } from "../../bus/codec.ts";
 import { HeadReader } from "../../bus/head.ts";
 import type { Exchange } from "../../bus/exchange.ts";
-import type { ResolvedBusOptions } from "../../bus/options.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
 import type { Departure, Driven, Wire, WireEvents } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
 import { C } from "../../native/abi.ts";
 import { ClientHandle } from "../../native/client.ts";
 import type { NameLock } from "../../native/name.ts";
+import type { ClientParts } from "../module.ts";
+import type { CounterName } from "../../native/statistics.ts";
+import { Members } from "../socket/members.ts";
 import type { Attachment } from "./attachment.ts";
 import type { Company } from "./company.ts";
 import { MemoryConnection } from "./connection.ts";
@@ -18,22 +20,15 @@ import { Moves } from "./moves.ts";
 import { Driver, type Side } from "./driver.ts";
 import { Listener } from "./listener.ts";
 
-/** Options of {@link MemoryClient}. */
-export interface MemoryClientOptions {
-  readonly bus: ResolvedBusOptions;
-  readonly name: NameLock;
-  /** Random number, different each time the bus starts. */
-  readonly tag: number;
-  readonly clock: Clock;
-  /** Time after which a worker with requests and a blocked event loop is reported as `stalled`, in ms. */
-  readonly stalledAfter: number;
-}
-
 /** Longest time between two ticks that counts, in ms: a later tick was delayed by this process, not by a worker. */
 const LONGEST_TICK_MS = 40;
 
+/** Ids of workers by frames are larger than the ids that the library gives. */
+const FRAMED_ID = 0x8000_0000;
+
 /** The wire of a client: one library handle, one listener, one driver; a connection for each worker. */
 export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
+  readonly kind = "memory";
   readonly client: ClientHandle;
   readonly clock: Clock;
   readonly headLimit: number;
@@ -48,6 +43,8 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   /** Connections by the index of their link. */
   readonly #connections: (MemoryConnection | undefined)[] = [];
   readonly #moves: Moves;
+  /** Workers that cannot share memory. */
+  readonly #members: Members;
   #isHandling = false;
   /** Connections that end when all events of the current batch are handled. */
   readonly #condemned: MemoryConnection[] = [];
@@ -58,7 +55,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   #isFree = false;
 
   /** Listens for workers. @throws `RESOURCE` */
-  constructor({ bus, name, tag, clock, stalledAfter }: MemoryClientOptions, events: WireEvents) {
+  constructor({ bus, name, tag, clock, stalledAfter }: ClientParts<NameLock>, events: WireEvents) {
     this.clock = clock;
     this.headLimit = bus.headBytes;
     this.payloadLimit = bus.payloadBytes;
@@ -66,12 +63,15 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.#stalledAfter = stalledAfter;
     this.#moves = new Moves(clock, this.#connections, () => events.room());
     this.client = new ClientHandle({ ...bus, tag });
+    const count = (counter: CounterName): void => this.client.count(counter);
+    this.#members = new Members({ bus, clock, stalledAfter, lastId: FRAMED_ID, count, roundTrip: () => {} }, events);
     const onContention = (): void => this.client.count("contentions");
     const [single, batch] = [SINGLE, BATCH].map((limits) => new Contention(limits, onContention));
     this.#driver = new Driver(this, bus.spin, clock, single, batch);
     try {
-      this.#listener = new Listener(this.client, clock, name, bus, {
+      this.#listener = new Listener(this.client, clock, name, bus, tag, {
         attached: (attachment) => this.#attached(attachment),
+        framed: (...worker) => this.#members.attach(...worker),
         bytes: (attachment, bytes) => this.#read(attachment, bytes),
         message: (attachment, type) => this.#of(attachment)?.message(type),
         closed: (attachment) => this.#of(attachment)?.end("ended"),
@@ -182,7 +182,8 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
       const stalled = connection?.watch(ms, this.#stalledAfter) ?? null;
       if (stalled !== null) this.#events.stalled(connection!, stalled);
     }
-    return this.#connections.some((connection) => connection?.isBusy);
+    const isFramedBusy = this.#members.tick(ms);
+    return isFramedBusy || this.#connections.some((connection) => connection?.isBusy);
   }
 
   rest(): void {
@@ -233,6 +234,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.#driver.stop();
     this.#moves.stop();
     for (const connection of this.#connections) connection?.leave();
+    this.#members.close();
     this.#listener.close();
   }
 

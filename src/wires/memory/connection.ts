@@ -23,6 +23,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   readonly pid: number;
   readonly uid: number;
   readonly concurrency: number;
+  readonly wire = "memory";
   isOpen = true;
   readonly attachment: Attachment;
   /** Number of slots that are not free, including quarantined and lent slots. */

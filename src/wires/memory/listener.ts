@@ -9,6 +9,8 @@ import type { ClientHandle } from "../../native/client.ts";
 import { readJoin, refuse } from "../../native/control.ts";
 import type { NameLock } from "../../native/name.ts";
 import { PeerProcess } from "../../native/peer.ts";
+import { BunDuplex, type Duplex } from "../socket/duplex.ts";
+import { encodeWelcome, HandshakeReader } from "../socket/handshake.ts";
 import { Attachment } from "./attachment.ts";
 import { SlotbusError } from "../../errors.ts";
 
@@ -34,6 +36,8 @@ const ZOMBIES = 4;
 export interface ListenerEvents {
   /** A worker has mapped its region and can get requests. */
   attached(attachment: Attachment): void;
+  /** A worker can get requests by frames. `rest`: frames that came with the last message of its handshake. */
+  framed(duplex: Duplex, peer: PeerProcess, concurrency: number, rest: Uint8Array): void;
   /** Bytes arrived from an attached worker. */
   bytes(attachment: Attachment, bytes: Uint8Array): void;
   /** A message arrived together with the message that attached its worker. */
@@ -51,6 +55,7 @@ export class Listener {
   readonly #options: ResolvedBusOptions;
   readonly #events: ListenerEvents;
   readonly #name: NameLock;
+  readonly #tag: number;
   /** `null` during a pause. */
   #listener: UnixSocketListener<Attachment> | null = null;
   /** Connections accepted in this turn of the event loop. */
@@ -62,8 +67,16 @@ export class Listener {
   #closing = false;
 
   /** Listens on the socket of the name. @throws `RESOURCE` */
-  constructor(client: ClientHandle, clock: Clock, name: NameLock, options: ResolvedBusOptions, events: ListenerEvents) {
+  constructor(
+    client: ClientHandle,
+    clock: Clock,
+    name: NameLock,
+    options: ResolvedBusOptions,
+    tag: number,
+    events: ListenerEvents,
+  ) {
     this.#client = client;
+    this.#tag = tag;
     this.#clock = clock;
     this.#name = name;
     this.#options = options;
@@ -79,6 +92,7 @@ export class Listener {
         socket: {
           open: (socket) => this.#accept(socket),
           data: (socket, bytes) => this.#data(socket.data, bytes),
+          drain: (socket) => socket.data?.duplex?.onDrain(),
           close: (socket) => this.#closed(socket.data),
           error: () => {}, // `close` follows
         },
@@ -185,6 +199,10 @@ export class Listener {
 
   #data(attachment: Attachment | undefined, bytes: Uint8Array): void {
     if (!attachment || attachment.state === "ended") return;
+    if (attachment.duplex) {
+      const { buffer, byteOffset, length } = bytes; // `slice` of a Buffer copies nothing
+      return attachment.duplex.onData(new Uint8Array(buffer, byteOffset, length));
+    }
     if (attachment.state === "attached") return this.#events.bytes(attachment, bytes);
     const bells = attachment.reader.read(bytes, (type, body) => this.#message(attachment, type, body));
     const state: string = attachment.state; // a message may have changed it
@@ -194,6 +212,7 @@ export class Listener {
 
   #closed(attachment: Attachment | undefined): void {
     if (!attachment || attachment.state === "ended") return;
+    if (attachment.duplex && attachment.state === "attached") return attachment.duplex.onClose();
     if (attachment.state === "attached") return this.#events.closed(attachment);
     this.#leave(attachment);
   }
@@ -213,11 +232,33 @@ export class Listener {
     }
     if (join.code !== 0) return this.refuse(attachment, C.SB_EPROTO, "its JOIN message is malformed");
     if (join.isObserver) return this.#observe(attachment);
+    if (join.usesFrames) return this.#welcome(attachment, join.concurrency);
     const offer = this.#client.offer(attachment.fd, join.concurrency);
     if ("code" in offer) return this.refuse(attachment, offer.code, `cannot create a region for it: ${offer.text}`);
     attachment.link = offer;
     attachment.concurrency = Math.min(join.concurrency, this.#options.slots);
     attachment.state = "offered";
+  }
+
+  /** Goes on by frames with a worker that cannot share memory. */
+  #welcome(attachment: Attachment, wanted: number): void {
+    const { slots, headBytes, payloadBytes } = this.#options;
+    const concurrency = Math.min(wanted, slots);
+    const duplex = (attachment.duplex = new BunDuplex(attachment.socket));
+    const reader = new HandshakeReader();
+    duplex.onData = (bytes) => {
+      let isAttached = false;
+      const rest = reader.read(bytes, (type) => {
+        isAttached = type === C.SB_MSG_ATTACHED;
+        if (!isAttached) this.refuse(attachment, C.SB_EPROTO, `it sent an unexpected message of type ${type}`);
+        return false;
+      });
+      if (!isAttached) return;
+      this.#settle(attachment);
+      attachment.state = "attached";
+      this.#events.framed(duplex, attachment.peer, concurrency, rest);
+    };
+    duplex.write(encodeWelcome({ tag: this.#tag, headLimit: headBytes, payloadLimit: payloadBytes, concurrency }));
   }
 
   #observe(attachment: Attachment): void {

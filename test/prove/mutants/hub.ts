@@ -624,7 +624,7 @@ export const hubRules: LibraryRule[] = [
   {
     rule: "a body whose data stops gets 408",
     file: "hub/proxy.ts",
-    edits: [["  if (ms === Infinity || Bun.peek", "  if (ms > 0 || Bun.peek"]],
+    edits: [["  if (ms === Infinity || peekStatus", "  if (ms > 0 || peekStatus"]],
     suite: "hub",
     test: "whose body stops arriving is 408",
   },

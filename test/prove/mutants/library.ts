@@ -628,7 +628,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a body that had already failed is not sent",
     file: "bus/fetch.ts",
-    edits: [['Bun.peek.status(reading) === "fulfilled"', 'Bun.peek.status(reading) !== "pending"']],
+    edits: [['peekStatus(reading) === "fulfilled"', 'peekStatus(reading) !== "pending"']],
     suite: "fetch",
     test: "a body whose stream fails, or had failed, rejects with that failure, and nothing is sent",
   },

@@ -479,7 +479,7 @@ const rules: (Tested | Attacked)[] = [
     file: "door.c",
     edits: [
       [
-        'if (is_door(rest, ".door") || is_door(rest, ".new")) return !is_alive(dir, file);',
+        'if (is_door(rest, ".door") || is_door(rest, ".new")) return !socket_is_alive(dir, file);',
         'if (is_door(rest, ".door") || is_door(rest, ".new")) return true;',
       ],
     ],

@@ -1,0 +1,25 @@
+/** The option `via`: which wire carries the requests of a bus. */
+
+/** Name of a wire on one machine. */
+export type WireKind = "memory" | "socket";
+
+/** A wire, as {@link memory} and {@link socket} return it. */
+export interface Via {
+  readonly wire: WireKind;
+}
+
+/** Shared memory: needs Bun on Linux and the C library. Opening fails where one of them is missing. */
+export function memory(): Via {
+  return { wire: "memory" };
+}
+
+/** A unix socket: slower, but works wherever Bun or Node does, and needs no library. */
+export function socket(): Via {
+  return { wire: "socket" };
+}
+
+/** Whether a value comes from {@link memory} or {@link socket}. */
+export function isVia(value: unknown): value is Via {
+  const wire = typeof value === "object" && value !== null && "wire" in value ? value.wire : undefined;
+  return wire === "memory" || wire === "socket";
+}

@@ -1,0 +1,69 @@
+/** Chooses the wire of this process, and loads only that one: the memory wire needs Bun on Linux and the C library. */
+
+import { InvalidConfigError, UnsupportedError } from "../errors.ts";
+import { isSystemRefusal } from "../errors/plain.ts";
+import { isBun } from "../runtime.ts";
+import type { Via, WireKind } from "../bus/via.ts";
+import type { WireModule } from "./module.ts";
+
+/** Why this process cannot share memory; `null` if it can. */
+export function whyNoMemory(): string | null {
+  if (!isBun) return "Node has no access to shared memory";
+  return process.platform === "linux" ? null : `shared memory needs Linux, and this is ${process.platform}`;
+}
+
+/** Returns the wire that `SLOTBUS_WIRE` asks for. @throws {InvalidConfigError} */
+function wireOfEnvironment(): WireKind | undefined {
+  const given = process.env["SLOTBUS_WIRE"];
+  if (!given) return undefined;
+  if (given === "memory" || given === "socket") return given;
+  throw new InvalidConfigError(`SLOTBUS_WIRE is ${JSON.stringify(given)}; it must be memory or socket.`);
+}
+
+/** The wire of this process. */
+export interface WireChoice {
+  readonly module: WireModule;
+  /** Why the process uses this wire. */
+  readonly why: string;
+  /** How to get the memory wire, when the system refuses it; `null` otherwise. */
+  readonly cure: string | null;
+}
+
+/** Whether the fallback to the socket wire was reported. */
+let isWarned = false;
+
+/** Chooses and loads the wire of this process. @throws (rejects) {UnsupportedError} */
+export async function chooseWire(via?: Via): Promise<WireChoice> {
+  const wanted = via?.wire ?? wireOfEnvironment();
+  const by = via ? `the option \`via\` is ${via.wire}()` : `SLOTBUS_WIRE is ${wanted}`;
+  const why = whyNoMemory();
+  if (why !== null && wanted === "memory") {
+    throw new UnsupportedError(`slotbus cannot share memory here: ${why}.`, {
+      hint: "Leave out `via: memory()`: the bus then uses a socket.",
+    });
+  }
+  if (wanted === "socket") return { module: await loadSocket(), why: by, cure: null };
+  if (why !== null) return { module: await loadSocket(), why, cure: null };
+  try {
+    const { memory } = await import("./memory/index.ts");
+    return { module: memory as WireModule, why: wanted ? by : "this is Bun on Linux", cure: null };
+  } catch (error) {
+    if (wanted === "memory" || !isSystemRefusal(error)) throw error;
+    const [what = ""] = error.message.split(` ${error.hint}`);
+    return { module: await loadSocket(), why: what.replace(/\.$/, ""), cure: error.hint ?? null };
+  }
+}
+
+async function loadSocket(): Promise<WireModule> {
+  return (await import("./socket/index.ts")).socket as WireModule;
+}
+
+/** Loads the wire of this process. Warns once if the system refuses the faster one. @throws (rejects) {UnsupportedError} */
+export async function loadWire(via?: Via): Promise<WireModule> {
+  const { module, why, cure } = await chooseWire(via);
+  if (cure !== null && !isWarned) {
+    isWarned = true;
+    process.emitWarning(`${why}. The bus uses a socket, which is slower. ${cure}`, { type: "SlotbusWarning" });
+  }
+  return module;
+}
