@@ -449,7 +449,8 @@ SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
 /* Returns 0, or -SB_ENAME if the name is not valid. */
 SB_API int32_t sb_name_check(const char *name);
 /* Locks the name for its owner and removes a leftover NAME.sock, unless a process listens there,
- * which could take no lock: it has neither this library nor the launcher. Returns a descriptor; the lock lasts until it is closed. Fails with
+ * which could take no lock: it has neither this library nor the launcher. Returns a descriptor;
+ * the lock lasts until it is closed. Fails with
  * -SB_EEXISTS (*owner_pid is the holder, as information), -SB_ESHARED, -SB_EPERM (NAME.lock is not
  * a regular file of this user, or has a second name), -SB_EFILES, -SB_ESYS, -SB_EAGAIN (the file
  * was removed again and again). */

@@ -1154,12 +1154,12 @@ describe("contracts that differ", () => {
     const { bus } = await open(space, served, answers as Handlers<Contract>);
     const client = bus.client(called) as Record<string, (input?: unknown) => unknown>;
     const outcome = client[method]!(1);
-    return rejection(outcome instanceof Promise ? outcome : all(outcome as AsyncIterable<unknown>));
+    return await rejection(outcome instanceof Promise ? outcome : all(outcome as AsyncIterable<unknown>));
   };
   const passes = async (served: Contract, called: Contract): Promise<unknown> => {
     await using space = new Workspace();
     const { bus } = await open(space, served, { get: () => 1 } as unknown as Handlers<Contract>);
-    return (bus.client(called) as { get(n: number): Promise<unknown> }).get(1);
+    return await (bus.client(called) as { get(n: number): Promise<unknown> }).get(1);
   };
   const told = ({ code, differences, mayHaveExecuted }: ContractMismatchError) => [
     code,

@@ -1,6 +1,7 @@
 /** The socket wire: what bus.test.ts and others do not show, because they run on each wire (conformance.test.ts). */
 
 import { expect, test } from "bun:test";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { type Duplex, sockets } from "../src/wires/socket/duplex.ts";
 import { FLAG, FRAME, FRAME_BYTES, FrameReader, HEADER_BYTES, putHeader, putU32 } from "../src/wires/socket/frames.ts";
@@ -8,6 +9,7 @@ import {
   decodeWelcome,
   encodeAttached,
   encodeJoin,
+  encodeWelcome,
   HandshakeReader,
   type Welcome,
 } from "../src/wires/socket/handshake.ts";
@@ -52,6 +54,7 @@ function remote(space: Workspace): Child {
 class RawWorker {
   readonly ids: number[] = [];
   readonly #duplex: Duplex;
+  readonly #unsent: Uint8Array[] = [];
   isClosed = false;
 
   static async attach(space: Workspace, onRequest: (worker: RawWorker, id: number) => void): Promise<RawWorker> {
@@ -90,7 +93,20 @@ class RawWorker {
   }
 
   send(...frames: Uint8Array[]): void {
-    for (const one of frames) this.#duplex.write(one);
+    this.#unsent.push(...frames);
+    this.#flush();
+  }
+
+  #flush(): void {
+    for (let one = this.#unsent[0]; one; one = this.#unsent[0]) {
+      const accepted = this.#duplex.write(one);
+      if (accepted < one.length) {
+        this.#unsent[0] = one.subarray(accepted);
+        this.#duplex.onDrain = () => this.#flush();
+        return;
+      }
+      this.#unsent.shift();
+    }
   }
 }
 
@@ -283,7 +299,7 @@ const attacks: [name: string, says: RegExp, onRequest: (worker: RawWorker, id: n
   ["a head above the limit", /invalid response/, (w, id) => w.send(response(id, 200, 0x7fff_ffff, 0, HEAD))],
   ["a body above the limit", /invalid response/, (w, id) => w.send(response(id, 200, 5, 0xffff_ffff, HEAD))],
   ["more bytes than it announced", /invalid response/, (w, id) => w.send(response(id, 200, 4, 0, HEAD))],
-  ["a status that is none", /invalid response/, (w, id) => w.send(response(id, 999, 5, 0, HEAD))],
+  ["an invalid status", /invalid response/, (w, id) => w.send(response(id, 999, 5, 0, HEAD))],
   ["a malformed head", /malformed head/, (w, id) => w.send(response(id, 200, 5, 0, new Uint8Array(5).fill(255)))],
   [
     "two responses",
@@ -329,7 +345,8 @@ test("a worker that sends more of a stream than it has credit for is evicted", a
   await using space = new Workspace();
   const bus = await space.bus({ via });
   const worker = await RawWorker.attach(space, (one, id) => {
-    one.send(response(id, 200, 5, 0, HEAD, FLAG.streams), frame(FRAME.body, 0, id, new Uint8Array(FRAME_BYTES)));
+    one.send(response(id, 200, 5, 0, HEAD, FLAG.streams));
+    for (let n = 0; n < 4; n++) one.send(frame(FRAME.body, 0, id, new Uint8Array(FRAME_BYTES)));
     one.send(frame(FRAME.body, 0, id, HEAD));
   });
   await bus.ready();
@@ -338,7 +355,7 @@ test("a worker that sends more of a stream than it has credit for is evicted", a
   expect((await rejection<SlotbusError>(answer.bytes())).code).toBe("WORKER_DIED");
 });
 
-test("random bytes and random frames from workers harm no bus, whatever they are", async () => {
+test("random bytes and random frames from workers harm no bus", async () => {
   await using space = new Workspace();
   const bus = await space.bus({ via, slots: 4 });
   let seed = 1;
@@ -364,3 +381,84 @@ test("random bytes and random frames from workers harm no bus, whatever they are
   await bus.ready();
   expect((await bus.request({ path: "/" })).text()).toBe("fine");
 });
+
+/** A request as a client sends it: what its first frame claims, and the bytes that follow. */
+function request(id: number, head: number, body: number, bytes: Uint8Array, method = 0, flags = 0): Uint8Array {
+  const whole = new Uint8Array(24 + bytes.length);
+  putU32(whole, 12, head);
+  putU32(whole, 16, body);
+  putU32(whole, 20, method);
+  whole.set(bytes, 24);
+  return frame(FRAME.request, flags, id, whole);
+}
+
+/** The head of a request with the path "/". */
+const ASKS = Uint8Array.from([4, 0, 0, 0, 1, 0, 0, 0, 47]);
+
+const clientAttacks: [name: string, says: RegExp, frames: () => Uint8Array[]][] = [
+  ["a head above the limit", /invalid request/, () => [request(1, 0x7fff_ffff, 0, ASKS)]],
+  ["a body above the limit", /invalid request/, () => [request(1, 9, 0xffff_ffff, ASKS)]],
+  ["an undecodable head", /malformed head/, () => [request(1, 9, 0, new Uint8Array(9).fill(255))]],
+  ["an unknown method", /invalid request/, () => [request(1, 9, 0, ASKS, 99)]],
+  ["one exchange twice", /invalid request/, () => [request(256, 9, 0, ASKS), request(512, 9, 0, ASKS)]],
+  ["an exchange above its concurrency", /invalid request/, () => [request(4, 9, 0, ASKS)]],
+  ["more bytes than it announced", /too many bytes/, () => [request(1, 9, 0, ASKS), frame(FRAME.body, 0, 1, HEAD)]],
+  [
+    "credit for no stream",
+    /invalid credit/,
+    () => [request(1, 9, 0, ASKS), frame(FRAME.credit, 0, 1, HEAD.subarray(0, 4))],
+  ],
+  ["a frame of workers", /only a worker sends/, () => [frame(FRAME.response, 0, 1, HEAD)]],
+  [
+    "a flood of pings",
+    /frames per second/,
+    () => {
+      const pings = new Uint8Array(HEADER_BYTES * 5_000);
+      for (let n = 0; n < 5_000; n++) putHeader(pings, n * HEADER_BYTES, FRAME.ping, 0, 0, 0);
+      return [pings, pings, pings];
+    },
+  ],
+];
+
+for (const [name, says, frames] of clientAttacks) {
+  test(`a client that sends ${name} is left, and the worker takes requests of the next client`, async () => {
+    await using space = new Workspace();
+    const isClosed = Promise.withResolvers<void>();
+    const listener = sockets.listen(join(space.directory, `${space.name}.sock`), (duplex) => {
+      const reader = new HandshakeReader();
+      duplex.onClose = isClosed.resolve;
+      duplex.onData = (bytes) => {
+        reader.read(bytes, (type) => {
+          if (type === 1) {
+            duplex.write(encodeWelcome({ tag: 1, headLimit: 4_096, payloadLimit: 1_000, concurrency: 4 }));
+            return true;
+          }
+          for (const one of frames()) duplex.write(one);
+          return false;
+        });
+      };
+    });
+    const handled = Promise.withResolvers<void>();
+    const worker = await space.worker(
+      async (asked) => {
+        if (asked.body.length > 0) return "fine";
+        handled.resolve();
+        return new Promise<string>((_, reject) => {
+          asked.signal.addEventListener("abort", () => reject(asked.signal.reason as Error));
+        });
+      },
+      { via },
+    );
+    worker.on("handlerError", () => {});
+    const reason = Promise.withResolvers<SlotbusError>();
+    worker.on("disconnected", reason.resolve);
+    const error = await reason.promise;
+    expect([error.code, error.message]).toEqual(["PROTOCOL", expect.stringMatching(says)]);
+    await isClosed.promise;
+    listener.stop();
+    rmSync(join(space.directory, `${space.name}.sock`), { force: true });
+    const bus = await space.bus({ via });
+    await bus.ready();
+    expect((await bus.request({ path: "/", body: "x" })).text()).toBe("fine");
+  });
+}

@@ -1,5 +1,6 @@
 /** The request and its options: types, checks, and the strings of the request head. */
 
+import { requireMemory } from "../errors/plain.ts";
 import { checkKeys, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { boolean, custom, type Given, Options, optional, refuse, signal, text, timeout } from "../options.ts";
@@ -94,8 +95,9 @@ function checkWorker(worker: number, name: string): number {
 
 const fields = ["method", "path", "pattern", "params", "query", "headers", "body", "json", "id"];
 
-/** Checks the names of a request's fields. @throws {InvalidConfigError} */
-export function checkRequest(request: BusRequest): void {
+/** Checks the names of a request's fields, and that its kind works on the wire. @throws {InvalidConfigError}, {UnsupportedError} */
+export function checkRequest(request: BusRequest, kind: string, wire: string): void {
+  requireMemory(kind, wire);
   if (!hasFields(request)) checkKeys("a request", request, fields);
 }
 

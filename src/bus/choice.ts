@@ -1,7 +1,7 @@
 /** Chooses the worker for the next request. */
 
 import { BusOverloadedError } from "../errors.ts";
-import { unknownWorker } from "../errors/plain.ts";
+import { needsMemory, unknownWorker } from "../errors/plain.ts";
 import type { Connection } from "./wire.ts";
 
 /** The attached workers of a bus. */
@@ -101,10 +101,17 @@ export class Choice {
     return best;
   }
 
-  /** As {@link pick}, but prefers a worker for which a request can block the thread. */
-  pickBlocking(): Connection | null {
-    const best = this.pick();
-    return best === null || best.wait ? best : (this.#all.find((one) => one.room > 0 && one.wait) ?? best);
+  /**
+   * As {@link pick}, or as {@link only} for the worker with this id, for a request that blocks the thread.
+   *
+   * @throws {UnsupportedError} if only workers on another wire than memory have room.
+   */
+  pickBlocking(id: number | undefined): Connection | null {
+    const best = id === undefined ? this.pick() : this.only(id);
+    if (best === null || best.wait) return best;
+    const other = id === undefined ? this.#all.find((one) => one.room > 0 && one.wait) : undefined;
+    if (other) return other;
+    throw needsMemory("sync", best.wire);
   }
 
   /** Returns the worker with this id. @throws {NoWorkerError} if it is not attached, {BusOverloadedError} if it has no room. */

@@ -4,7 +4,6 @@ import { type Clock, nextTurn } from "../clock.ts";
 import { SlotbusError, ClosedError, BusOverloadedError, NoWorkerError, WorkerDiedError } from "../errors.ts";
 import type { Snapshot } from "../native/statistics.ts";
 import { checkTimeout } from "../options.ts";
-import { needsMemory } from "../errors/plain.ts";
 import { endSource } from "./body-writer.ts";
 import { type BusRequest, checkRequest, checkRequestOptions, type RequestOptions } from "./call.ts";
 import { Choice } from "./choice.ts";
@@ -118,8 +117,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     let exchange: Exchange;
     let timeoutMs: number;
     try {
-      if (kind === "borrow" && this.wire.kind !== "memory") throw needsMemory("borrow", "request", this.wire.kind);
-      timeoutMs = this.#admit(request, options);
+      timeoutMs = this.#admit(request, options, kind);
       exchange = new Exchange(this, request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
     } catch (error) {
       endSource(request?.body);
@@ -145,13 +143,11 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   };
 
   #submitSync(request: BusRequest, options: RequestOptions): BusResponse {
-    if (this.wire.kind !== "memory") throw needsMemory("requestSync", "request", this.wire.kind);
-    const timeoutMs = this.#admit(request, options);
-    const connection = options.worker === undefined ? this.choice.pickBlocking() : this.choice.only(options.worker);
-    if (connection && !connection.wait) throw needsMemory("requestSync", "request", connection.wire);
+    const timeoutMs = this.#admit(request, options, "sync");
+    const connection = this.choice.pickBlocking(options.worker);
     if (!connection && this.choice.isEmpty) throw new NoWorkerError(this.name, 0, "bus", this.supply?.downFor);
-    if (!connection)
-      throw new BusOverloadedError(`Bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
+    const full = `Bus "${this.name}" has no free slot, and a blocking request cannot queue.`;
+    if (!connection) throw new BusOverloadedError(full);
     let outcome: BusResponse | null = null;
     let failure: unknown = null;
     const keep = (response: BusResponse | StreamedResponse): void => {
@@ -173,9 +169,9 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   }
 
   /** Checks a new request and returns its timeout in ms. Throws if the bus is closed or an option is invalid. */
-  #admit(request: BusRequest, options: RequestOptions): number {
+  #admit(request: BusRequest, options: RequestOptions, kind: Kind): number {
     if (this.#isClosed || this.#isDraining) throw this.#closedError("no");
-    checkRequest(request);
+    checkRequest(request, kind, this.wire.kind);
     if (options === noOptions) return this.options.timeout;
     checkRequestOptions(options);
     if (options.signal?.aborted) throw options.signal.reason;

@@ -8,7 +8,7 @@ export interface Via {
   readonly wire: WireKind;
 }
 
-/** Shared memory: needs Bun on Linux and the C library. Opening fails where it cannot be had. */
+/** Shared memory: needs Bun on Linux and the C library. Opening fails where one of them is missing. */
 export function memory(): Via {
   return { wire: "memory" };
 }

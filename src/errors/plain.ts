@@ -80,11 +80,18 @@ export function unknownPool(pool: string | undefined, pools: readonly string[]):
   return new SlotbusError("UNKNOWN_POOL", `${what}.`, { hint: `Use one of ${names.join(", ")}.` });
 }
 
-/** A call that needs shared memory, on another wire. `instead`: the method of the same object that works there. */
-export function needsMemory(call: string, instead: string, wire: string): UnsupportedError {
+/** A call that needs shared memory, on another wire. */
+export function needsMemory(kind: "borrow" | "sync" | "serveSync", wire: string): UnsupportedError {
+  const call = kind === "sync" ? "requestSync" : kind;
+  const instead = kind === "serveSync" ? "serve" : "request";
   return new UnsupportedError(`${call} needs the wire "memory", and this is the wire "${wire}".`, {
     hint: `Call \`${instead}\`, which works on each wire, or use Bun on Linux without \`via: socket()\`.`,
   });
+}
+
+/** Throws if a kind of request needs shared memory, and the bus uses another wire. */
+export function requireMemory(kind: string, wire: string): void {
+  if (wire !== "memory" && (kind === "sync" || kind === "borrow")) throw needsMemory(kind, wire);
 }
 
 const refusals = new WeakSet<object>();

@@ -23,7 +23,7 @@ import { Listener } from "./listener.ts";
 /** Longest time between two ticks that counts, in ms: a later tick was delayed by this process, not by a worker. */
 const LONGEST_TICK_MS = 40;
 
-/** Ids of workers by frames are above those of the library. */
+/** Ids of workers by frames are larger than the ids that the library gives. */
 const FRAMED_ID = 0x8000_0000;
 
 /** The wire of a client: one library handle, one listener, one driver; a connection for each worker. */

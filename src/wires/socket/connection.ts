@@ -29,6 +29,8 @@ import { Collector, CreditPool, FrameIncoming, FrameOutgoing } from "./streams.t
 export class SocketConnection implements Connection, FrameSink {
   readonly id: number;
   readonly concurrency: number;
+  readonly pid: number;
+  readonly uid: number;
   readonly peer: PeerProcess;
   readonly wire = "socket";
   isOpen = true;
@@ -56,6 +58,8 @@ export class SocketConnection implements Connection, FrameSink {
     this.#company = company;
     this.#duplex = duplex;
     this.id = id;
+    this.pid = peer.pid;
+    this.uid = peer.uid;
     this.peer = peer;
     this.concurrency = concurrency;
     this.#places = new Places(concurrency);
@@ -64,14 +68,6 @@ export class SocketConnection implements Connection, FrameSink {
     this.#flood = new Flood(company.clock, IDLE_FRAMES_PER_SECOND);
     duplex.onData = (bytes) => this.read(bytes);
     duplex.onClose = () => this.end("ended");
-  }
-
-  get pid(): number {
-    return this.peer.pid;
-  }
-
-  get uid(): number {
-    return this.peer.uid;
   }
 
   get room(): number {
@@ -206,7 +202,7 @@ export class SocketConnection implements Connection, FrameSink {
     this.evict(`it sent ${what}`);
   }
 
-  /** Returns the slot of an open exchange; `null` for any other, of which there may be few. */
+  /** Returns the slot of an open exchange. Counts ids of other exchanges and returns `null`. */
   #placeOf(id: number): Place | null {
     const place = this.#places.find(id);
     if (place) return place;

@@ -192,7 +192,7 @@ export interface Bulk {
   frames(count: number): Uint8Array;
   /** The socket has accepted the frames. Sends what comes after the last one. Returns whether there are more now. */
   next(): boolean;
-  /** Called once, when none of its frames is used any more. */
+  /** Called once, when the writer needs its frames no longer. */
   free?(): void;
 }
 

@@ -45,7 +45,7 @@ export class Places {
     this.#free = this.all.map((_, slot) => slot).reverse();
   }
 
-  /** Takes a free slot, of which there must be one, for an exchange. `timeoutMs`: `Infinity` for none. */
+  /** Takes a free slot for an exchange. At least one slot must be free. `timeoutMs`: `Infinity` for no timeout. */
   take(exchange: Exchange, now: number, timeoutMs: number, streams: boolean): Place {
     const slot = this.#free.pop()!;
     const place = this.all[slot]!;
@@ -88,5 +88,6 @@ export class Places {
 function stateOf(place: Place, isUnseen: (place: Place) => boolean): StateName {
   if (place.state === "quarantine") return "ABANDONED";
   if (place.incoming) return "STREAMING";
+  if (place.streams && place.outgoing === null) return "READY"; // credit comes when the handler starts
   return isUnseen(place) ? "READY" : "CLAIMED";
 }

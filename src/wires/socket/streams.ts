@@ -234,7 +234,10 @@ export class FrameIncoming implements Incoming {
     this.#exchange = exchange;
     this.#writer = writer;
     this.#pool = pool;
-    if (grants) writer.send(FRAME.credit, exchange, FIRST_CREDIT);
+    this.#isFull = pool.take();
+    if (this.#isFull) this.#credit = FULL_CREDIT;
+    const sent = this.#credit - (grants ? 0 : FIRST_CREDIT);
+    if (sent > 0) writer.send(FRAME.credit, exchange, sent);
   }
 
   /** Bytes arrived. `false`: more than there was credit for, or after the end. */
@@ -308,7 +311,7 @@ export class FrameIncoming implements Incoming {
     return this.#error;
   }
 
-  /** Nothing is read any more. */
+  /** Discards what has arrived and what will arrive. */
   close(): void {
     if (this.#isOver) return;
     this.#isOver = true;

@@ -126,7 +126,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     if (this.isOpen) this.#side.lost(this, new SlotbusError("PROTOCOL", `The client ${what}.`, { cause }));
   }
 
-  /** Returns an open exchange; `null` for any other, of which there may be few. */
+  /** Returns an open exchange. Counts ids of other exchanges and returns `null`. */
   #entryOf(id: number): Entry | null {
     const entry = this.#entries[id & 0xff];
     if (entry && entry.id === id && entry.state !== "free") return entry;

@@ -181,7 +181,7 @@ export class SocketWorker implements WorkerWire, SocketSide {
   }
 
   block(): void {
-    throw needsMemory("serveSync", "serve", "socket");
+    throw needsMemory("serveSync", "socket");
   }
 
   drain(): void {
