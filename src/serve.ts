@@ -5,10 +5,11 @@ import type { Answer } from "./bus/answer.ts";
 import type { WorkerRequest } from "./bus/request.ts";
 import { checkOptions, shown } from "./check.ts";
 import { systemClock } from "./clock.ts";
-import { SlotbusError, InvalidConfigError, RpcError } from "./errors.ts";
+import { SlotbusError, InvalidConfigError, RpcError, UnsupportedError } from "./errors.ts";
 import { type CloseOptions, closeOptions, type DrainOptions, drainOptions } from "./closing.ts";
 import { generation, kept } from "./hot.ts";
 import { choice, type Given, Options, optional, text } from "./options.ts";
+import { isBun } from "./runtime.ts";
 import { FRAMINGS, STDIO_VARIABLE } from "./stdio/framing.ts";
 import { errorMember, readError, RPC, toJson } from "./stdio/rpc.ts";
 import { answerOf, type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker } from "./stdio/worker.ts";
@@ -169,6 +170,11 @@ class ServedWorker implements Served {
 // ---- stdio ------------------------------------------------------------------------------------------------------------
 
 function overStdio(handlers: ServeHandlers, framing: (typeof FRAMINGS)[number], announces: boolean): Host {
+  if (!isBun) {
+    throw new UnsupportedError("serve() reads standard input only in Bun, and this is Node.", {
+      hint: "Pass the name of a bus, or run the worker with `bun`.",
+    });
+  }
   keepOutputClean();
   const pair = { sink: sinkOf(Bun.stdout.writer()), source: Bun.stdin.stream() };
   const worker = new StdioWorker(handlers, pair, framing, announces);

@@ -92,18 +92,27 @@ for (const { what, command } of allNodes) {
     expect(child.stdout.toString() + child.stderr.toString()).toBe("function\n");
   });
 
-  test(`what needs Bun is one clear error: ${what}`, async () => {
+  test(`what needs Bun is one clear error, and serve works over a bus: ${what}`, async () => {
     await using space = new Workspace();
     const source = `const { SlotBus } = await import(${JSON.stringify(join(import.meta.dir, "../src/index.ts"))});
       const say = (error) => console.log(error.code, error.message);
       await SlotBus.create({ name: "x", workers: { entry: "/x.ts" } }).catch(say);
       const { memory } = await import(${JSON.stringify(join(import.meta.dir, "../src/index.ts"))});
-      await SlotBus.create({ name: "x", via: memory() }).catch(say);`;
+      await SlotBus.create({ name: "x", via: memory() }).catch(say);
+      const { callBus, serve } = await import(${JSON.stringify(join(import.meta.dir, "../src/serve.ts"))});
+      await serve({ add: ([a, b]) => a + b }).catch(say);
+      const bus = await SlotBus.create({ name: "served" });
+      const served = await serve({ add: ([a, b]) => a + b }, { name: "served" });
+      await bus.ready();
+      console.log("sum", await callBus(bus, "add", [1, 2]));
+      process.exit();`;
     const env = { ...process.env, SLOTBUS_DIR: space.directory, SLOTBUS_LAUNCHER: findLauncher()! };
     const child = Bun.spawnSync([...command, "--input-type=module", "-e", source], { env });
     const said = child.stdout.toString() + child.stderr.toString();
     expect(said).toMatch(/^UNSUPPORTED .*`workers`.* Bun.*slotbus run/);
     expect(said).toMatch(/^UNSUPPORTED slotbus cannot share memory here: Node has no access/m);
+    expect(said).toMatch(/^UNSUPPORTED serve\(\) reads standard input only in Bun, .*Pass the name of a bus/m);
+    expect(said).toEndWith("sum 3\n");
   });
 }
 
