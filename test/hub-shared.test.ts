@@ -1,7 +1,7 @@
 /** Several hub processes with one name: the same routes, events with the same ids, figures of the whole, and no failed request. */
 
 import { describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readlinkSync } from "node:fs";
+import { existsSync, readdirSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { HubClient } from "../src/hub/client.ts";
 import { Hub, HubEmitter, type HubError, type HubOptions, sse } from "../src/hub/index.ts";
@@ -148,6 +148,32 @@ describe("the control socket", () => {
     expect(shared.files.filter((file) => file.includes("control") || file.endsWith(".fleet"))).toEqual([]);
     const error = await rejection<HubError>(client.call("/health"));
     expect(error.message).toContain("does not respond");
+  });
+
+  test("of a hub that is closing sends callers to another hub", async () => {
+    await using shared = await Shared.of(2);
+    const { directory } = shared.workspace;
+    const slow = Promise.withResolvers<string>();
+    const began = Promise.withResolvers<void>();
+    await using worker = await shared.serve({
+      "/slow": () => {
+        began.resolve();
+        return slow.promise;
+      },
+    });
+    const answer = shared.ask(shared.hubs[0]!, "/slow");
+    await began.promise;
+    const drained = shared.hubs[0]!.drain();
+    const link = join(directory, "hub.control");
+    await until(() => readlinkSync(link) === "hub@1.control", "the name leads to the other hub");
+    for (let n = 0; n < 20; n++) {
+      rmSync(link, { force: true });
+      symlinkSync("hub@0.control", link); // as a caller sees it that has resolved the name a moment ago
+      expect(await worker.emitter().emit("n", n)).toBe(0);
+    }
+    slow.resolve("slow");
+    expect(await (await answer).text()).toBe("slow");
+    await drained;
   });
 
   test("a hub that was killed: its worker stays, and the next registration finds another hub", async () => {

@@ -723,18 +723,6 @@ export const hubRules: LibraryRule[] = [
     test: "metrics, snapshot and page show the whole, whichever hub responds",
   },
   {
-    rule: "a hub process that is closing sends callers to another one",
-    file: "hub/client.ts",
-    edits: [
-      [
-        "        if (!(await isClosing(response))) return response;",
-        "        if (response.ok || !response.ok) return response;",
-      ],
-    ],
-    suite: "hub-processes",
-    test: "no request fails while hub processes and workers are replaced, and event streams miss nothing",
-  },
-  {
     rule: "a hub process that missed changes takes over the registrations of another one",
     file: "hub/group.ts",
     edits: [["          else await this.#catchUp();\n", ""]],
