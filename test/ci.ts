@@ -27,6 +27,7 @@ const { tests, checks, skips } = (await Bun.file(join(import.meta.dir, "ci.json"
 const proved = [values.all ? "--all" : "", values.record ? "--record" : ""].filter(Boolean);
 
 const own: Stage[] = [
+  { name: "versions of Node", command: ["npm", "run", "-s", "nodes"] },
   { name: "npm test", command: ["npm", "test", "--"], reads: "junit", least: tests, skips },
   { name: "lint", command: ["npm", "run", "-s", "lint"] },
   { name: "types", command: ["npm", "run", "-s", "check"] },

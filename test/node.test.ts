@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findLauncher } from "../src/native/find.ts";
-import { nodes } from "./nodes.ts";
+import { nodes, versionOf } from "./nodes.ts";
 import { Workspace } from "./support.ts";
 
 const fixtures = join(import.meta.dir, "fixtures");
@@ -18,7 +18,10 @@ interface Runtime {
 
 const bun: Runtime = { what: "Bun", command: [process.execPath] };
 const bunBySocket: Runtime = { ...bun, what: "Bun by socket", env: { SLOTBUS_WIRE: "socket" } };
-const allNodes: Runtime[] = nodes.map((path) => ({ what: `Node ${path}`, command: [path, "--no-warnings"] }));
+const allNodes: Runtime[] = nodes.map((path) => ({
+  what: `Node ${versionOf(path)}`,
+  command: [path, "--no-warnings"],
+}));
 
 /** What the client prints in each runtime. */
 const EXPECTED = [

@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { findLauncher } from "../src/native/find.ts";
-import { nodes } from "./nodes.ts";
+import { nodes, versionOf } from "./nodes.ts";
 import { Workspace } from "./support.ts";
 
 const ROUNDS = 50;
@@ -25,7 +25,7 @@ const memory: Kind = { what: "Bun with the library", command: bun, locks: "memor
 const plain: Kind = { what: "Bun without the library", command: bun, locks: "portable", env: withLauncher };
 const bare: Kind = { what: "Bun without library and launcher", command: bun, locks: "portable", env: withoutLauncher };
 const portable: Kind[] = nodes.map((path) => ({
-  what: `Node ${path}`,
+  what: `Node ${versionOf(path)}`,
   command: [path, "--no-warnings"],
   locks: "portable",
   env: withLauncher,
