@@ -235,16 +235,19 @@ function writerOf(types: number[]): FrameWriter {
   return new FrameWriter({ write } as unknown as Duplex);
 }
 
-test("at most 128 KiB of large bodies are on the way; small frames go before the rest", () => {
+test("beside other frames at most 128 KiB of large bodies are on the way, alone 1 MiB; small frames go first", () => {
   const types: number[] = [];
   const writer = writerOf(types);
   const { body, mark, cancel } = FRAME;
-  writer.add(new Rest(7, [new Uint8Array(5 * FRAME_BYTES)], null));
+  writer.add(new Rest(7, [new Uint8Array(19 * FRAME_BYTES)], null));
   writer.flush();
-  expect(types.splice(0)).toEqual([body, mark, body, mark]);
+  expect(types.splice(0)).toEqual(Array.from({ length: 16 }, () => [body, mark]).flat());
   writer.send(cancel, 1);
   writer.flush();
   expect(types.splice(0)).toEqual([cancel]);
+  for (let n = 0; n < 14; n++) writer.marked();
+  writer.flush();
+  expect(types).toEqual([]);
   for (const more of [[body, mark], [body, mark], [body, mark], [], []]) {
     expect(writer.marked()).toBe(true);
     writer.flush();

@@ -219,8 +219,13 @@ export interface Bulk {
 
 /** Number of bytes of bodies after which a mark follows. */
 const MARK_BYTES = FRAME_BYTES;
-/** Number of marks that may be without an answer. What comes next waits behind the bytes before them. */
-const MARKS = 2;
+/**
+ * Number of marks that may be without an answer, while there are other frames, and without them. What comes next waits behind the
+ * bytes before the marks.
+ */
+const MARKS = { mixed: 2, alone: 16 };
+/** Number of marks after which bodies are alone, if no other frames came. */
+const MIXED_MARKS = 64;
 /** Number of answers to marks that may wait for a peer that does not read. */
 const UNREAD_ANSWERS = 4_096;
 const SMALL_BYTES = 16_384;
@@ -249,6 +254,8 @@ export class FrameWriter {
   /** Bytes of bodies since the last mark, and the number of marks without an answer. */
   #unmarked = 0;
   #marks = 0;
+  /** Number of marks until bodies are alone. */
+  #mixed = 0;
   /** Answers to marks in the current batch. */
   #answers = 0;
   #isFull = false;
@@ -286,6 +293,7 @@ export class FrameWriter {
     }
     putHeader(this.bytes, start, type, flags, length, exchange);
     this.#end = end;
+    if (this.#marks > 0 && type < FRAME.mark) this.#mixed = MIXED_MARKS;
     this.#flushSoon();
     return start + HEADER_BYTES;
   }
@@ -381,7 +389,7 @@ export class FrameWriter {
       this.batch++;
     } else {
       const bulk = this.#bulks[0];
-      if (!bulk || this.#marks >= MARKS) return false;
+      if (!bulk || this.#marks >= (this.#mixed > 0 ? MARKS.mixed : MARKS.alone)) return false;
       this.#out = bulk.frames(1);
       this.#outEnd = this.#out.length;
       this.#unmarked += this.#outEnd;
@@ -410,6 +418,7 @@ export class FrameWriter {
     if (this.#unmarked >= MARK_BYTES) {
       this.#unmarked = 0;
       this.#marks++;
+      if (this.#mixed > 0) this.#mixed--;
       this.send(FRAME.mark);
     }
     const isWanted = this.#bulks[0] === bulk;
