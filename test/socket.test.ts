@@ -18,8 +18,8 @@ import { Child, pattern, rejection, same, stop, until, Workspace } from "./suppo
 
 const via = socket();
 
-/** Only Linux shares memory. */
-const withMemory = test.skipIf(process.platform !== "linux");
+/** Needs shared memory, or reads /proc. */
+const onLinux = test.skipIf(process.platform !== "linux");
 
 /** A frame as bytes. */
 function frame(
@@ -144,7 +144,7 @@ test("what needs shared memory is refused with an error that names the wire and 
   expect(served.message).toContain("Call `serve`");
 });
 
-withMemory("a worker that needs shared memory is refused by a client that has none", async () => {
+onLinux("a worker that needs shared memory is refused by a client that has none", async () => {
   await using space = new Workspace();
   await space.bus({ via });
   const error = await rejection<SlotbusError>(
@@ -153,7 +153,7 @@ withMemory("a worker that needs shared memory is refused by a client that has no
   expect(error.code).toBe("RESOURCE");
 });
 
-withMemory(
+onLinux(
   "one bus has workers by memory and by socket at once, and each kind serves it when the other has gone",
   async () => {
     await using space = new Workspace();
@@ -274,24 +274,27 @@ test("a reader that stops holds its stream at the credit, 16 of them delay no ot
   }
 });
 
-test("a worker that is stopped holds what it was sent; its kill settles each request, and what was never sent runs elsewhere", async () => {
-  await using space = new Workspace();
-  const bus = await space.bus({ via, slots: 64 });
-  await using stopped = remote(space);
-  await bus.ready();
-  await stop(stopped);
-  const bodies = Array.from({ length: 8 }, () => bus.request({ path: "/echo", body: new Uint8Array(2_000_000) }));
-  const results = Promise.allSettled(bodies);
-  await space.worker((request) => `${request.body.length}`, { via });
-  await bus.ready({ workers: 2 });
-  await stopped.kill();
-  const settled = await results;
-  const texts = settled.map((one) =>
-    one.status === "fulfilled" ? one.value.text() : (one.reason as SlotbusError).code,
-  );
-  // The socket holds less than a whole body, so none of them can have run.
-  expect(texts).toEqual(Array.from({ length: 8 }, () => "2000000"));
-});
+onLinux(
+  "a worker that is stopped holds what it was sent; its kill settles each request, and what was never sent runs elsewhere",
+  async () => {
+    await using space = new Workspace();
+    const bus = await space.bus({ via, slots: 64 });
+    await using stopped = remote(space);
+    await bus.ready();
+    await stop(stopped);
+    const bodies = Array.from({ length: 8 }, () => bus.request({ path: "/echo", body: new Uint8Array(2_000_000) }));
+    const results = Promise.allSettled(bodies);
+    await space.worker((request) => `${request.body.length}`, { via });
+    await bus.ready({ workers: 2 });
+    await stopped.kill();
+    const settled = await results;
+    const texts = settled.map((one) =>
+      one.status === "fulfilled" ? one.value.text() : (one.reason as SlotbusError).code,
+    );
+    // The socket holds less than a whole body, so none of them can have run.
+    expect(texts).toEqual(Array.from({ length: 8 }, () => "2000000"));
+  },
+);
 
 const attacks: [name: string, says: RegExp, onRequest: (worker: RawWorker, id: number) => void][] = [
   [

@@ -181,3 +181,28 @@ test("the template for pull requests names scripts that exist", () => {
   expect(commands.length).toBe(3);
   expect(commands.flatMap((command) => wrongWith(command, manifest.scripts, inCheckout))).toEqual([]);
 });
+
+/** Runs files of tests as macos.yml does, in a process that says that it runs on macOS; there is no C library. */
+function onMacos(...tests: string[]): string {
+  const preload = join(import.meta.dir, "fixtures/as-macos.ts");
+  const command = [process.execPath, "test", `--config=${join(folder, "macos/bunfig.toml")}`, "--preload", preload];
+  const env = { ...process.env, SLOTBUS_WIRE: "socket", SLOTBUS_LIB: "/nonexistent" };
+  const { stderr } = Bun.spawnSync([...command, ...tests], { cwd: root, env, stdout: "ignore" });
+  return stderr.toString();
+}
+
+test("what macos.yml runs needs neither the C library nor /proc", () => {
+  const said = onMacos("test/duplex.test.ts", "test/socket.test.ts");
+  const failed = said.split("\n").filter((line) => /^\((?:fail|skip)\)/.test(line));
+  expect(said).toMatch(/\n +4\d pass\n +3 skip\n +0 fail\n/);
+  expect(new Set(failed).size).toBe(3);
+  // What needs the library or /proc fails. The memory wire is refused with the sentence that macos.yml expects.
+  expect(onMacos("test/messages.test.ts")).toContain("/nonexistent");
+  expect(onMacos("test/bus.test.ts", "-t", "a create that fails half-way")).toContain("poisoned: readdirSync of /proc");
+  const choose = readFileSync(join(root, "src/wires/choose.ts"), "utf8");
+  expect(read("workflows/macos.yml")).toContain(
+    '"slotbus cannot share memory here: shared memory needs Linux, and this is darwin"',
+  );
+  expect(choose).toContain("slotbus cannot share memory here: ${why}.");
+  expect(choose).toContain("shared memory needs Linux, and this is ${process.platform}");
+}, 60_000);
