@@ -78,9 +78,11 @@ export function fillFrame(
   const length = head + inline;
   copySmall(arena.bytes, writer.bytes, at, first);
   if (first === length && !large) return null;
-  const rest = arena.bytes.subarray(first, length);
+  const rest = first === length ? NOTHING : arena.bytes.slice(first, length); // the arena is used again
   return new Rest(exchange, large ? [rest, large] : [rest], onSent);
 }
+
+const NOTHING = new Uint8Array(0);
 
 /** Up to this size, a loop copies bytes faster than a call of the runtime does. */
 const SHORT_BYTES = 96;

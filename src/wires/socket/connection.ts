@@ -41,7 +41,7 @@ export class SocketConnection implements Connection, FrameSink {
   readonly #company: SocketCompany;
   readonly #duplex: Duplex;
   readonly #writer: FrameWriter;
-  readonly #reader = new FrameReader(this);
+  readonly #reader: FrameReader;
   readonly #places: Places;
   readonly #pool = new CreditPool();
   readonly #pulse: Pulse;
@@ -65,6 +65,7 @@ export class SocketConnection implements Connection, FrameSink {
     this.concurrency = concurrency;
     this.#places = new Places(concurrency);
     this.#writer = new FrameWriter(duplex);
+    this.#reader = new FrameReader(this, this.#writer);
     this.#pulse = new Pulse(company.clock, () => this.#writer.send(FRAME.ping));
     this.#flood = new Flood(company.clock, IDLE_FRAMES_PER_SECOND);
     duplex.onData = (bytes) => this.read(bytes);
@@ -129,7 +130,7 @@ export class SocketConnection implements Connection, FrameSink {
     place.at = at;
     putRequest(writer.bytes, at, exchange.serial, timeLeft, head, bytes, method);
     place.rest = fillFrame(writer, at + REQUEST_BYTES, first, arena, head, encoded, id, null);
-    if (place.rest) writer.addNow(place.rest);
+    if (place.rest) writer.add(place.rest);
     company.count("published");
     return "sent";
   }

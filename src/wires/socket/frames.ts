@@ -31,6 +31,9 @@ export const FRAME = {
   pong: 11,
   /** Ignored: a request that was taken back before it was sent. */
   none: 12,
+  /** MARKED follows, when all frames before it were handled. At least 32 KiB of BODY frames lie between two marks. */
+  mark: 13,
+  marked: 14,
 } as const;
 
 /** Flags of frames. */
@@ -96,6 +99,10 @@ export interface FrameSink {
 /** Decodes frames from chunks of any size. Allocates one buffer of fixed size. */
 export class FrameReader {
   readonly #sink: FrameSink;
+  /** Gets the marks. */
+  readonly #writer: FrameWriter;
+  /** Bytes of BODY frames since the last mark. */
+  #unmarked = 0;
   /** Start of a frame whose end has not arrived; {@link #kept} bytes. */
   #tail: Uint8Array | null = null;
   #kept = 0;
@@ -103,8 +110,9 @@ export class FrameReader {
   #left = 0;
   #exchange = 0;
 
-  constructor(sink: FrameSink) {
+  constructor(sink: FrameSink, writer: FrameWriter) {
     this.#sink = sink;
+    this.#writer = writer;
   }
 
   push(chunk: Uint8Array): void {
@@ -115,6 +123,7 @@ export class FrameReader {
       if (this.#left > 0) {
         const end = Math.min(length, at + this.#left);
         this.#left -= end - at;
+        this.#unmarked += end - at;
         sink.piece(this.#exchange, chunk.subarray(at, end));
         at = end;
       } else if (this.#kept > 0) {
@@ -140,7 +149,7 @@ export class FrameReader {
     const what =
       size > FRAME_BYTES
         ? `a frame of ${size} bytes`
-        : type === 0 || type > FRAME.none
+        : type === 0 || type > FRAME.marked
           ? `a frame of the unknown type ${type}`
           : type === FRAME.body && size === 0
             ? "an empty BODY frame"
@@ -155,8 +164,20 @@ export class FrameReader {
   }
 
   #pass(bytes: Uint8Array, at: number, end: number): number {
-    this.#sink.frame(bytes[at]!, bytes[at + 1]!, u32(bytes, at + 8), bytes.subarray(at + HEADER_BYTES, end));
+    if (bytes[at]! >= FRAME.mark) this.#mark(bytes[at]!);
+    else this.#sink.frame(bytes[at]!, bytes[at + 1]!, u32(bytes, at + 8), bytes.subarray(at + HEADER_BYTES, end));
     return end;
+  }
+
+  #mark(type: number): void {
+    if (type === FRAME.marked) {
+      if (!this.#writer.marked()) this.#sink.malformed("a MARKED without a mark");
+    } else if (this.#unmarked < MARK_BYTES / 2) {
+      this.#sink.malformed("a mark without bytes before it");
+    } else {
+      this.#unmarked = 0;
+      if (!this.#writer.answerMark()) this.#sink.malformed("bytes, and did not read the answers");
+    }
   }
 
   #keep(chunk: Uint8Array, from: number, end: number): number {
@@ -196,8 +217,17 @@ export interface Bulk {
   free?(): void;
 }
 
-/** Number of frames of one body that are passed to the socket in one call. */
-const BULK_FRAMES = 4;
+/** Number of bytes of bodies after which a mark follows. */
+const MARK_BYTES = FRAME_BYTES;
+/**
+ * Number of marks that may be without an answer, while there are other frames, and without them. What comes next waits behind the
+ * bytes before the marks.
+ */
+const MARKS = { mixed: 2, alone: 16 };
+/** Number of marks after which bodies are alone, if no other frames came. */
+const MIXED_MARKS = 64;
+/** Number of answers to marks that may wait for a peer that does not read. */
+const UNREAD_ANSWERS = 4_096;
 const SMALL_BYTES = 16_384;
 /** A batch that grew beyond this size is not kept. */
 const KEPT_BYTES = 262_144;
@@ -221,6 +251,13 @@ export class FrameWriter {
   /** The body whose frames are being written. */
   #bulk: Bulk | null = null;
   readonly #bulks: Bulk[] = [];
+  /** Bytes of bodies since the last mark, and the number of marks without an answer. */
+  #unmarked = 0;
+  #marks = 0;
+  /** Number of marks until bodies are alone. */
+  #mixed = 0;
+  /** Answers to marks in the current batch. */
+  #answers = 0;
   #isFull = false;
   #isDue = false;
   #isFlushing = false;
@@ -256,6 +293,7 @@ export class FrameWriter {
     }
     putHeader(this.bytes, start, type, flags, length, exchange);
     this.#end = end;
+    if (this.#marks > 0 && type < FRAME.mark) this.#mixed = MIXED_MARKS;
     this.#flushSoon();
     return start + HEADER_BYTES;
   }
@@ -270,6 +308,20 @@ export class FrameWriter {
   sendBytes(type: number, flags: number, exchange: number, bytes: Uint8Array): void {
     const at = this.begin(type, flags, exchange, bytes.length);
     this.bytes.set(bytes, at);
+  }
+
+  /** The other side has handled all bytes before a mark. `false`: there was none. */
+  marked(): boolean {
+    if (this.#marks === 0) return false;
+    this.#marks--;
+    if (this.#bulks.length > 0) this.#flushSoon();
+    return true;
+  }
+
+  /** `false`: the other side does not read. */
+  answerMark(): boolean {
+    this.send(FRAME.marked);
+    return ++this.#answers < UNREAD_ANSWERS;
   }
 
   /** Takes back the frame at `at` ({@link begin}) of batch number `batch`. `false`: it may have been sent. */
@@ -333,12 +385,14 @@ export class FrameWriter {
       this.#outEnd = this.#end;
       this.bytes = this.#spare;
       this.#end = 0;
+      this.#answers = 0;
       this.batch++;
     } else {
       const bulk = this.#bulks[0];
-      if (!bulk) return false;
-      this.#out = bulk.frames(BULK_FRAMES);
+      if (!bulk || this.#marks >= (this.#mixed > 0 ? MARKS.mixed : MARKS.alone)) return false;
+      this.#out = bulk.frames(1);
       this.#outEnd = this.#out.length;
+      this.#unmarked += this.#outEnd;
       this.#bulk = bulk;
     }
     this.#outAt = 0;
@@ -361,6 +415,12 @@ export class FrameWriter {
       return;
     }
     this.#bulk = null;
+    if (this.#unmarked >= MARK_BYTES) {
+      this.#unmarked = 0;
+      this.#marks++;
+      if (this.#mixed > 0) this.#mixed--;
+      this.send(FRAME.mark);
+    }
     const isWanted = this.#bulks[0] === bulk;
     if (isWanted) this.#bulks.shift();
     if (isWanted && bulk.next()) this.#bulks.push(bulk);

@@ -37,8 +37,9 @@ export function freeKept(): void {
 }
 
 /**
- * The rest of a whole head and body, in BODY frames. What the socket accepts at once is sent from the memory of the caller, who may
- * change it later; {@link own} copies the remaining bytes, while the other side already reads.
+ * The rest of a whole head and body, in BODY frames. A caller does not change the body of a request before it settles, so its memory
+ * is read until then. A handler may change its response: what the socket accepts at once is sent from its memory, and {@link own}
+ * copies the remaining bytes, while the other side already reads.
  */
 export class Rest implements Bulk {
   readonly #exchange: number;

@@ -71,7 +71,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
   readonly #tag: string;
   readonly #limits: Limits;
   readonly #writer: FrameWriter;
-  readonly #reader = new FrameReader(this);
+  readonly #reader: FrameReader;
   readonly #headReader = new HeadReader(REQUEST_STRINGS);
   readonly #outgoing: Arena;
   readonly #incoming: Arena;
@@ -93,6 +93,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     this.#incoming = new Arena(new ArrayBuffer(welcome.headLimit));
     this.#entries = Array.from({ length: welcome.concurrency }, () => new Entry());
     this.#writer = new FrameWriter(duplex);
+    this.#reader = new FrameReader(this, this.#writer);
     this.#flood = new Flood(turns.clock, IDLE_FRAMES_PER_SECOND);
     duplex.onData = (bytes) => {
       if (this.isOpen) this.#reader.push(bytes);
