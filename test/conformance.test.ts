@@ -8,6 +8,7 @@ const BLOCKS = "requestSync and serveSync need shared memory";
 const LENDS = "a view of shared memory";
 const PROOF = "shared memory shows whether a worker has claimed a request; a socket does not";
 const ROOM = "counts the bytes of a ring";
+const PROC = "reads /proc, which only Linux has";
 const OWNER = "without the library, the process id in a lock file is believed";
 
 /** Tests that are left out, by file: a part of their name, and why. */
@@ -24,6 +25,9 @@ const portable: Record<string, readonly (readonly [name: string, reason: string]
     ["a request for it is rejected as overloaded", BLOCKS],
     ["a timeout of 0 sends nothing", BLOCKS],
     ["the error for a name in use", OWNER],
+    ...(process.platform === "linux"
+      ? []
+      : [["a create that fails half-way", PROC] as const, ["a thousand buses and", PROC] as const]),
   ],
   contract: [["an endless handler runs ahead", ROOM]],
   fetch: [],

@@ -277,6 +277,19 @@ test("the README and comparison.md have the figures of bench/RESULTS.md", () => 
   }
 });
 
+test("versions.md says of each entry of the package whether it is stable, and has the numbers of the protocols", () => {
+  const page = read("docs/versions.md");
+  const rows = tableBelow(page, "| entry | since | state | exceptions |");
+  const entries = Object.keys(manifest.exports).filter((entry) => entry !== "./package.json");
+  expect(rows.map(([entry]) => entry).toSorted()).toEqual(
+    [...entries.map((entry) => `\`${join("slotbus", entry)}\``), "`include/slotbus.h`"].toSorted(),
+  );
+  for (const [entry, since, state] of rows)
+    expect([entry, since, state]).toEqual([entry, "0.1", expect.stringMatching(/^(stable|experimental)$/)]);
+  const numbers = new Set(page.match(/(?:bus|fleet) protocol \d+/g));
+  expect([...numbers].toSorted()).toEqual([`bus protocol ${C.SB_ABI}`, `fleet protocol ${C.SB_FLEET_ABI}`]);
+});
+
 /** Anchors of a page, made from its headings. */
 function anchors(page: string): string[] {
   return [...read(page).matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>

@@ -7,6 +7,9 @@ import { findLauncher } from "../src/native/find.ts";
 import { nodes, versionOf } from "./nodes.ts";
 import { Workspace } from "./support.ts";
 
+/** Needs shared memory, or plays macOS. */
+const onLinux = test.skipIf(process.platform !== "linux");
+
 const fixtures = join(import.meta.dir, "fixtures");
 
 /** A way to run a program, and the wire that it gets. */
@@ -72,22 +75,26 @@ for (const [client, worker] of couples) {
 }
 
 for (const { what, command } of allNodes) {
-  test(`nothing that the bus does on macOS exists on Linux only: ${what}`, async () => {
-    const mac: Runtime = { what, command: [...command, "--import", join(fixtures, "as-macos.mjs")] };
-    const directory = mkdtempSync("/tmp/sb-mac-");
-    try {
-      expect(await talk(mac, mac, directory)).toEqual({ lines: EXPECTED, errors: "" });
-      expect(readdirSync(directory)).toEqual([]);
-      // The poison works: on Linux the name needs the launcher, or the list of locks.
-      const source = `Object.defineProperty(process, "platform", { value: "linux" });
+  onLinux(
+    `nothing that the bus does on macOS exists on Linux only: ${what}`,
+    async () => {
+      const mac: Runtime = { what, command: [...command, "--import", join(fixtures, "as-macos.mjs")] };
+      const directory = mkdtempSync("/tmp/sb-mac-");
+      try {
+        expect(await talk(mac, mac, directory)).toEqual({ lines: EXPECTED, errors: "" });
+        expect(readdirSync(directory)).toEqual([]);
+        // The poison works: on Linux the name needs the launcher, or the list of locks.
+        const source = `Object.defineProperty(process, "platform", { value: "linux" });
         const { SlotBus } = await import(${JSON.stringify(join(import.meta.dir, "../src/index.ts"))});
         await SlotBus.create({ name: "x", directory: ${JSON.stringify(directory)} }).catch((e) => console.log(String(e.message)));`;
-      const child = Bun.spawnSync([...mac.command, "--input-type=module", "-e", source]);
-      expect(child.stdout.toString()).toContain("poisoned: ");
-    } finally {
-      rmSync(directory, { recursive: true });
-    }
-  }, 60_000);
+        const child = Bun.spawnSync([...mac.command, "--input-type=module", "-e", source]);
+        expect(child.stdout.toString()).toContain("poisoned: ");
+      } finally {
+        rmSync(directory, { recursive: true });
+      }
+    },
+    60_000,
+  );
 
   test(`the bus can be loaded by require: ${what}`, () => {
     const source = `console.log(typeof require(${JSON.stringify(join(import.meta.dir, "../src/index.ts"))}).SlotBus.create)`;
@@ -143,25 +150,29 @@ int main(int count, char **arguments)
 }
 `;
 
-test("where the system refuses shared memory, the bus warns once and uses a socket, and doctor says why and what to do", async () => {
-  await using space = new Workspace();
-  space.leftovers = ["deny", "deny.c", "bus"];
-  writeFileSync(join(space.directory, "deny.c"), DENY);
-  const deny = join(space.directory, "deny");
-  expect(Bun.spawnSync(["gcc", "-o", deny, `${deny}.c`]).stderr.toString()).toBe("");
-  const denied: Runtime = { what: "Bun in a sandbox", command: [deny, process.execPath] };
-  const directory = join(space.directory, "bus");
-  const { lines, errors } = await talk(denied, denied, directory);
-  expect(lines).toEqual(EXPECTED);
-  const warnings = errors.match(/SlotbusWarning: .*/g) ?? [];
-  expect(warnings.length).toBe(2); // one in each process
-  for (const warning of warnings)
-    expect(warning).toMatch(/The system refuses shared memory: .*EPERM.*uses a socket.*SLOTBUS_WIRE=socket/);
+onLinux(
+  "where the system refuses shared memory, the bus warns once and uses a socket, and doctor says why and what to do",
+  async () => {
+    await using space = new Workspace();
+    space.leftovers = ["deny", "deny.c", "bus"];
+    writeFileSync(join(space.directory, "deny.c"), DENY);
+    const deny = join(space.directory, "deny");
+    expect(Bun.spawnSync(["gcc", "-o", deny, `${deny}.c`]).stderr.toString()).toBe("");
+    const denied: Runtime = { what: "Bun in a sandbox", command: [deny, process.execPath] };
+    const directory = join(space.directory, "bus");
+    const { lines, errors } = await talk(denied, denied, directory);
+    expect(lines).toEqual(EXPECTED);
+    const warnings = errors.match(/SlotbusWarning: .*/g) ?? [];
+    expect(warnings.length).toBe(2); // one in each process
+    for (const warning of warnings)
+      expect(warning).toMatch(/The system refuses shared memory: .*EPERM.*uses a socket.*SLOTBUS_WIRE=socket/);
 
-  const command = [deny, process.execPath, join(import.meta.dir, "../src/cli/slotbus.ts"), "doctor"];
-  const doctor = Bun.spawnSync(command, { env: { ...process.env, SLOTBUS_DIR: directory } });
-  expect(doctor.stdout.toString()).toMatch(
-    /! wire +socket: The system refuses shared memory: .*\n +→ Allow shared memory/,
-  );
-  expect(doctor.exitCode).toBe(0);
-}, 60_000);
+    const command = [deny, process.execPath, join(import.meta.dir, "../src/cli/slotbus.ts"), "doctor"];
+    const doctor = Bun.spawnSync(command, { env: { ...process.env, SLOTBUS_DIR: directory } });
+    expect(doctor.stdout.toString()).toMatch(
+      /! wire +socket: The system refuses shared memory: .*\n +→ Allow shared memory/,
+    );
+    expect(doctor.exitCode).toBe(0);
+  },
+  60_000,
+);

@@ -22,6 +22,8 @@ const withLauncher = { SLOTBUS_LAUNCHER: findLauncher()! };
 const withoutLauncher = { SLOTBUS_LAUNCHER: "" };
 const bun = [process.execPath];
 const memory: Kind = { what: "Bun with the library", command: bun, locks: "memory", env: {} };
+/** The library locks names on Linux only. */
+const libraries = process.platform === "linux" ? [memory] : [];
 const plain: Kind = { what: "Bun without the library", command: bun, locks: "portable", env: withLauncher };
 const bare: Kind = { what: "Bun without library and launcher", command: bun, locks: "portable", env: withoutLauncher };
 const portable: Kind[] = nodes.map((path) => ({
@@ -88,12 +90,9 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<stri
 
 const node = portable.slice(0, 1);
 const couples: [Kind, Kind][] = [
-  [plain, memory],
+  ...libraries.map((library): [Kind, Kind] => [plain, library]),
   [bare, bare],
-  ...node.flatMap((one): [Kind, Kind][] => [
-    [one, memory],
-    [one, one],
-  ]),
+  ...node.flatMap((one) => [...libraries, one].map((other): [Kind, Kind] => [one, other])),
 ];
 
 for (const [first, second] of couples) {
@@ -112,11 +111,11 @@ for (const [first, second] of couples) {
   }, 60_000);
 }
 
-for (const kind of [memory, plain, bare, ...node]) {
+for (const kind of [...libraries, plain, bare, ...node]) {
   const rounds = kind === plain ? ROUNDS : 10;
   test(`the name of a killed owner is taken at once, and its socket is replaced, ${rounds} times: ${kind.what}`, async () => {
     await using space = new Workspace();
-    const heirs = [memory, plain, ...node];
+    const heirs = [...libraries, plain, ...node];
     const by = await Promise.all(heirs.map((heir) => Holder.start(heir, space)));
     for (let round = 0; round < rounds; round++) {
       const owner = await Holder.start(kind, space);
@@ -135,7 +134,7 @@ for (const kind of [memory, plain, bare, ...node]) {
 
 test("clients with and without the library share a name: each gets a number of its own, and the last one leaves no file", async () => {
   await using space = new Workspace();
-  const kinds = [plain, memory, ...node, memory, plain];
+  const kinds = [plain, ...libraries, ...node, ...libraries, plain];
   const clients = await Promise.all(kinds.map((kind) => Holder.start(kind, space)));
   const said = await Promise.all(clients.map((client) => client.ask("take share")));
   expect(said.toSorted()).toEqual(kinds.map((_, number) => `taken ${number}`));

@@ -30,6 +30,9 @@ import { Child, pattern, rejection, same, stop, until, Workspace } from "./suppo
 
 const via = socket();
 
+/** Needs shared memory, or reads /proc. */
+const onLinux = test.skipIf(process.platform !== "linux");
+
 /** A frame as bytes. */
 function frame(
   type: number,
@@ -154,7 +157,7 @@ test("what needs shared memory is refused with an error that names the wire and 
   expect(served.message).toContain("Call `serve`");
 });
 
-test("a worker that needs shared memory is refused by a client that has none", async () => {
+onLinux("a worker that needs shared memory is refused by a client that has none", async () => {
   await using space = new Workspace();
   await space.bus({ via });
   const error = await rejection<SlotbusError>(
@@ -163,31 +166,34 @@ test("a worker that needs shared memory is refused by a client that has none", a
   expect(error.code).toBe("RESOURCE");
 });
 
-test("one bus has workers by memory and by socket at once, and each kind serves it when the other has gone", async () => {
-  await using space = new Workspace();
-  const bus = await space.bus({ via: memory() });
-  const handler = (name: string) => (request: { body: Uint8Array }) => ({ headers: { name }, body: request.body });
-  const byMemory = await space.worker(handler("memory"), { via: memory() });
-  const bySocket = await space.worker(handler("socket"), { via });
-  await bus.ready({ workers: 2 });
-  expect(bus.workers.map(({ wire }) => wire).sort()).toEqual(["memory", "socket"]);
-  for (const { id, wire } of bus.workers) {
-    const answer = await bus.request({ path: "/", body: pattern(300_000) }, { worker: id });
-    expect([answer.headers.get("name"), same(answer.body, pattern(300_000))]).toEqual([wire, true]);
-  }
-  await byMemory.close();
-  await until(() => bus.workers.length === 1, "one worker to leave");
-  expect((await bus.request({ path: "/" })).headers.get("name")).toBe("socket");
-  using copy = await bus.borrow({ path: "/", body: "lent" });
-  expect(copy.text()).toBe("lent");
-  const error = await rejection((async () => bus.requestSync({ path: "/" }))());
-  expect(error).toBeInstanceOf(UnsupportedError);
-  await space.worker(handler("memory"), { via: memory() });
-  await bus.ready({ workers: 2 });
-  await bySocket.close();
-  await until(() => bus.workers.length === 1, "the other worker to leave");
-  expect((await bus.request({ path: "/" })).headers.get("name")).toBe("memory");
-});
+onLinux(
+  "one bus has workers by memory and by socket at once, and each kind serves it when the other has gone",
+  async () => {
+    await using space = new Workspace();
+    const bus = await space.bus({ via: memory() });
+    const handler = (name: string) => (request: { body: Uint8Array }) => ({ headers: { name }, body: request.body });
+    const byMemory = await space.worker(handler("memory"), { via: memory() });
+    const bySocket = await space.worker(handler("socket"), { via });
+    await bus.ready({ workers: 2 });
+    expect(bus.workers.map(({ wire }) => wire).sort()).toEqual(["memory", "socket"]);
+    for (const { id, wire } of bus.workers) {
+      const answer = await bus.request({ path: "/", body: pattern(300_000) }, { worker: id });
+      expect([answer.headers.get("name"), same(answer.body, pattern(300_000))]).toEqual([wire, true]);
+    }
+    await byMemory.close();
+    await until(() => bus.workers.length === 1, "one worker to leave");
+    expect((await bus.request({ path: "/" })).headers.get("name")).toBe("socket");
+    using copy = await bus.borrow({ path: "/", body: "lent" });
+    expect(copy.text()).toBe("lent");
+    const error = await rejection((async () => bus.requestSync({ path: "/" }))());
+    expect(error).toBeInstanceOf(UnsupportedError);
+    await space.worker(handler("memory"), { via: memory() });
+    await bus.ready({ workers: 2 });
+    await bySocket.close();
+    await until(() => bus.workers.length === 1, "the other worker to leave");
+    expect((await bus.request({ path: "/" })).headers.get("name")).toBe("memory");
+  },
+);
 
 test("bodies of all sizes around the limits of frames come back unchanged, in requests and in responses", async () => {
   await using space = new Workspace();
@@ -338,24 +344,27 @@ test("a reader that stops holds its stream at the credit, 16 of them delay no ot
   }
 });
 
-test("a worker that is stopped holds what it was sent; its kill settles each request, and what was never sent runs elsewhere", async () => {
-  await using space = new Workspace();
-  const bus = await space.bus({ via, slots: 64 });
-  await using stopped = remote(space);
-  await bus.ready();
-  await stop(stopped);
-  const bodies = Array.from({ length: 8 }, () => bus.request({ path: "/echo", body: new Uint8Array(2_000_000) }));
-  const results = Promise.allSettled(bodies);
-  await space.worker((request) => `${request.body.length}`, { via });
-  await bus.ready({ workers: 2 });
-  await stopped.kill();
-  const settled = await results;
-  const texts = settled.map((one) =>
-    one.status === "fulfilled" ? one.value.text() : (one.reason as SlotbusError).code,
-  );
-  // The socket holds less than a whole body, so none of them can have run.
-  expect(texts).toEqual(Array.from({ length: 8 }, () => "2000000"));
-});
+onLinux(
+  "a worker that is stopped holds what it was sent; its kill settles each request, and what was never sent runs elsewhere",
+  async () => {
+    await using space = new Workspace();
+    const bus = await space.bus({ via, slots: 64 });
+    await using stopped = remote(space);
+    await bus.ready();
+    await stop(stopped);
+    const bodies = Array.from({ length: 8 }, () => bus.request({ path: "/echo", body: new Uint8Array(2_000_000) }));
+    const results = Promise.allSettled(bodies);
+    await space.worker((request) => `${request.body.length}`, { via });
+    await bus.ready({ workers: 2 });
+    await stopped.kill();
+    const settled = await results;
+    const texts = settled.map((one) =>
+      one.status === "fulfilled" ? one.value.text() : (one.reason as SlotbusError).code,
+    );
+    // The socket holds less than a whole body, so none of them can have run.
+    expect(texts).toEqual(Array.from({ length: 8 }, () => "2000000"));
+  },
+);
 
 const attacks: [name: string, says: RegExp, onRequest: (worker: RawWorker, id: number) => void][] = [
   [
