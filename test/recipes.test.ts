@@ -21,7 +21,8 @@ beforeAll(() => {
   mkdirSync(join(folder, "run"), { mode: 0o700 });
   mkdirSync(join(modules, ".bin"), { recursive: true });
   symlinkSync(root, join(modules, "slotbus"));
-  for (const name of ["hono", "@opentelemetry"]) symlinkSync(join(root, "node_modules", name), join(modules, name));
+  for (const name of ["hono", "zod", "@opentelemetry", "@modelcontextprotocol"])
+    symlinkSync(join(root, "node_modules", name), join(modules, name));
   symlinkSync(join(root, manifest.bin.slotbus), join(modules, ".bin/slotbus"));
   for (const block of blocks.filter(({ language }) => language === "ts"))
     writeFileSync(join(folder, fileOf(block)!), block.code);
@@ -192,6 +193,12 @@ test("an HTTP request, its request on the bus, the handler and the work in it ar
     next = spans.find(({ id }) => id === parent);
   }
   expect(path.map(({ name }) => name)).toEqual(names);
+}, 60_000);
+
+test("an MCP host calls tools of two servers, and a tool that hangs or crashes costs one call", async () => {
+  await using program = start("bun mcp-host.ts");
+  expect([program.errors, await program.process.exited]).toEqual([[], 0]);
+  expect(`${program.lines.join("\n")}\n`).toBe(blocks.find((one) => fileOf(one) === "mcp-host.ts")!.output!);
 }, 60_000);
 
 /** Programs of the guides, and the program after which the page shows their output. */
