@@ -158,8 +158,9 @@ const refused = ((): string | null => {
   if (!["unshare", "nsenter", "setpriv", "mount"].every((tool) => Bun.which(tool) !== null)) return "no util-linux";
   const flags = ["--mount", "--pid", "--fork", "--mount-proc", "--ipc", "--uts", "--net"];
   const { exitCode, stderr } = Bun.spawnSync(["unshare", ...flags, "mount", "-t", "tmpfs", "tmpfs", "/srv"]);
-  return exitCode === 0 ? null : stderr.toString();
+  return exitCode === 0 ? null : stderr.toString().trim();
 })();
+if (refused !== null) console.warn(`The tests with namespaces are skipped: ${refused}`);
 
 /** Environment of a container. */
 const INSIDE = {
@@ -264,7 +265,7 @@ test("the services of the compose file have a command and time to stop, and shar
 });
 
 test.skipIf(refused !== null)(
-  `the services of the compose file work in namespaces of their own${refused === null ? "" : `: ${refused}`}`,
+  "the services of the compose file work in namespaces of their own",
   async () => {
     await using host = await Host.start(Object.values(compose.volumes)[0]!.driver_opts.o);
     const ports = new Map<string, string>();
@@ -317,7 +318,7 @@ test.skipIf(refused !== null)(
 );
 
 test.skipIf(refused !== null)(
-  `a container needs the same directory and the same user${refused === null ? "" : `: ${refused}`}`,
+  "a container needs the same directory and the same user",
   async () => {
     await using host = await Host.start("size=64m,mode=0700,uid=1000,gid=1000");
     const env = { SLOTBUS_DIR: "/run/shop" };
@@ -338,7 +339,7 @@ test.skipIf(refused !== null)(
 );
 
 test.skipIf(refused !== null)(
-  `the end of a container kills the containers that share its pid namespace${refused === null ? "" : `: ${refused}`}`,
+  "the end of a container kills the containers that share its pid namespace",
   async () => {
     await using host = await Host.start("size=64m");
     const first = host.container("sh -c 'echo runs; exec sleep 600'");
