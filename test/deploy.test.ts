@@ -320,7 +320,7 @@ test.skipIf(refused !== null)(
 test.skipIf(refused !== null)(
   "a container needs the same directory and the same user",
   async () => {
-    await using host = await Host.start("size=64m,mode=0700,uid=1000,gid=1000");
+    await using host = await Host.start("size=256m,mode=0700,uid=1000,gid=1000");
     const env = { SLOTBUS_DIR: "/run/shop" };
     writeFileSync(
       join(app, "try.ts"),
