@@ -203,7 +203,7 @@ class Host implements AsyncDisposable {
       mount -t tmpfs -o mode=1777 tmpfs /dev/shm
       mount --bind "$1" /mnt
       mount -t tmpfs -o mode=1777 tmpfs /run && mkdir /run/shop && mount --bind /mnt /run/shop
-      cd /srv/shop && exec setpriv --reuid ${user} --regid ${user} --clear-groups sh -c "exec $2"`;
+      cd /srv/shop && exec setpriv --pdeathsig KILL --reuid ${user} --regid ${user} --clear-groups sh -c "exec $2"`;
     const all = { ...INSIDE, ...env, TMPDIR: "/dev/shm" };
     const inside = ["nsenter", `--mount=/proc/${this.#program.process.pid}/ns/mnt`, "unshare", ...namespaces];
     const program = new Program([...inside, "sh", "-c", script, "sh", volume, command], all);
@@ -212,7 +212,13 @@ class Host implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const container of this.#containers) await container[Symbol.asyncDispose]();
+    for (const container of this.#containers) {
+      const { process: unshare } = container;
+      const child = unshare.exitCode === null && unshare.signalCode === null ? childOf(container) : 0;
+      if (child > 0) process.kill(child, "SIGKILL"); // and with it all processes of its pid namespace
+      if (child > 0) await unshare.exited;
+      await container[Symbol.asyncDispose]();
+    }
     await this.#program[Symbol.asyncDispose]();
   }
 }
