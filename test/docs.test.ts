@@ -203,7 +203,7 @@ function flagsOf(command: string): Set<string> {
   return new Set(cli.stdout.toString().match(/--[\w-]+/g));
 }
 
-const LANGUAGES = ["sh", "ini", "dockerfile"];
+const LANGUAGES = ["sh", "ini", "dockerfile", "yaml"];
 
 /** Options of `docker run` that a page may name. */
 const DOCKER =

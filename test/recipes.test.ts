@@ -21,7 +21,8 @@ beforeAll(() => {
   mkdirSync(join(folder, "run"), { mode: 0o700 });
   mkdirSync(join(modules, ".bin"), { recursive: true });
   symlinkSync(root, join(modules, "slotbus"));
-  symlinkSync(join(root, "node_modules/hono"), join(modules, "hono"));
+  for (const name of ["hono", "zod", "@opentelemetry", "@modelcontextprotocol"])
+    symlinkSync(join(root, "node_modules", name), join(modules, name));
   symlinkSync(join(root, manifest.bin.slotbus), join(modules, ".bin/slotbus"));
   for (const block of blocks.filter(({ language }) => language === "ts"))
     writeFileSync(join(folder, fileOf(block)!), block.code);
@@ -155,3 +156,65 @@ test("tokens arrive as they are made, and the model ends when the browser leaves
   abort.abort();
   await until(() => server.lines.filter((line) => line === "the model ended").length === 2, "the end of the second");
 }, 60_000);
+
+interface Span {
+  readonly name: string;
+  readonly trace: string;
+  readonly id: string;
+  readonly parent: string | undefined;
+}
+
+/** The spans that the console exporter printed: each has several lines, from `{` to `}`. */
+function spansOf(lines: readonly string[]): Span[] {
+  return [...lines.join("\n").matchAll(/^\{\n[\s\S]*?^\}/gm)].map(([span]) => {
+    const value = (pattern: RegExp): string | undefined => pattern.exec(span)?.[1];
+    return {
+      name: value(/^ {2}name: "(.*)"/m)!,
+      trace: value(/^ {2}traceId: "(\w+)"/m)!,
+      id: value(/^ {2}id: "(\w+)"/m)!,
+      parent: value(/parentSpanContext: \{[^}]*spanId: "(\w+)"/),
+    };
+  });
+}
+
+test("an HTTP request, its request on the bus, the handler and the work in it are spans of one trace", async () => {
+  const port = freePort();
+  await using server = start("bun traced-server.ts", { PORT: port });
+  await server.line("listens", PATIENCE_MS);
+  expect(await (await get(`http://localhost:${port}/prices/tea`)).json()).toEqual({ item: "tea", price: 3 });
+  const names = ["find the price", "GET traced", "GET traced", "GET /prices/:item"];
+  await until(() => spansOf(server.lines).length === names.length, "the spans", PATIENCE_MS);
+  const spans = spansOf(server.lines);
+  expect(new Set(spans.map(({ trace }) => trace)).size).toBe(1);
+  const path: Span[] = [];
+  for (let next = spans.find(({ name }) => name === names[0]); next !== undefined;) {
+    path.push(next);
+    const { parent } = next;
+    next = spans.find(({ id }) => id === parent);
+  }
+  expect(path.map(({ name }) => name)).toEqual(names);
+}, 60_000);
+
+test("an MCP host calls tools of two servers, and a tool that hangs or crashes costs one call", async () => {
+  await using program = start("bun mcp-host.ts");
+  expect([program.errors, await program.process.exited]).toEqual([[], 0]);
+  expect(`${program.lines.join("\n")}\n`).toBe(blocks.find((one) => fileOf(one) === "mcp-host.ts")!.output!);
+}, 60_000);
+
+/** Programs of the guides, and the program after which the page shows their output. */
+const guides = [
+  ["area-main.ts", "area-main.ts"],
+  ["ipc-main.ts", "shout-main.ts"],
+  ["shout-main.ts", "shout-main.ts"],
+  ["users-main.ts", "users-main.ts"],
+] as const;
+
+test.each(guides)(
+  "the guide's program %s prints what the page shows after %s",
+  async (file, shown) => {
+    await using program = start(`bun ${file}`);
+    expect([program.errors, await program.process.exited]).toEqual([[], 0]);
+    expect(`${program.lines.join("\n")}\n`).toBe(blocks.find((block) => fileOf(block) === shown)!.output!);
+  },
+  60_000,
+);
