@@ -1,7 +1,7 @@
 /** Names that processes without the C library take: alone, shared, at once, and after a kill; beside processes with the library. */
 
 import { expect, test } from "bun:test";
-import { existsSync, readdirSync } from "node:fs";
+import { closeSync, existsSync, readdirSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { findLauncher } from "../src/native/find.ts";
 import { nodes, versionOf } from "./nodes.ts";
@@ -148,4 +148,33 @@ test("clients with and without the library share a name: each gets a number of i
   await Promise.all([...clients.filter((_, n) => n !== 2), next].map((client) => client.ask("release")));
   expect(readdirSync(space.directory)).toEqual([]);
   await Promise.all([...clients, next].map((client) => client[Symbol.asyncDispose]()));
+});
+
+test("slotbus-launcher takes a name for a host: each open file is one owner or client, and the 65th client gets none", async () => {
+  await using space = new Workspace();
+  const launcher = findLauncher()!;
+  const files: number[] = [];
+  const take = (words: string[], file: number): number =>
+    Bun.spawnSync([launcher, ...words], { stdio: ["ignore", "ignore", "ignore", file] }).exitCode;
+  const lockFile = (): number => {
+    files.push(openSync(join(space.directory, `${space.name}.lock`), "a+"));
+    return files.at(-1)!;
+  };
+  const [owned, shared, full, misused] = [64, 65, 67, 69];
+  const owner = lockFile();
+  expect(take(["--own"], owner)).toBe(0);
+  expect(take(["--own"], lockFile())).toBe(owned);
+  expect(take(["--share"], lockFile())).toBe(owned);
+  closeSync(files.shift()!);
+  const clients = Array.from({ length: 64 }, () => lockFile());
+  expect(clients.map((file) => take(["--share"], file))).toEqual(clients.map((_, number) => number));
+  expect(take(["--share"], lockFile())).toBe(full);
+  expect(take(["--own"], lockFile())).toBe(shared);
+  expect(take(["--leave"], clients[0]!)).toBe(shared); // others are there
+  for (const words of [["--own", "x"], ["--knock"], ["--fly"]]) expect(take(words, clients[1]!)).not.toBe(0);
+  expect(take(["--leave", "x"], clients[1]!)).toBe(misused);
+  const directory = openSync(space.directory, "r");
+  expect(take(["--knock", "3", `${space.name}@0123456789abcdef.door`, "x".repeat(200)], directory)).toBe(0);
+  for (const file of [...files, directory]) closeSync(file);
+  rmSync(join(space.directory, `${space.name}.lock`));
 });

@@ -5,10 +5,12 @@
 
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync, utimesSync } from "node:fs";
 import { dirname, isAbsolute, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { UnsupportedError } from "../errors.ts";
 import { sha256 } from "../runtime.ts";
 
-const root = resolve(import.meta.dirname, "../..");
+const self = fileURLToPath(import.meta.url);
+const root = resolve(dirname(self), "../..");
 
 /** Oldest supported version of Bun, as in `engines` of package.json. */
 const OLDEST_BUN = "1.4.0";
@@ -63,7 +65,7 @@ function findPrebuilt(): string | null {
   } catch {
     return null;
   }
-  if (found) return isAbsolute(found.default) ? found.default : join(import.meta.dirname, found.default); // bundles: relative
+  if (found) return isAbsolute(found.default) ? found.default : join(dirname(self), found.default); // bundles: relative
   throw new UnsupportedError(`slotbus has no library for ${process.platform}-${process.arch}.`, {
     hint: `Use Linux (${PLATFORMS.filter((name) => name.startsWith("linux")).join(", ")}).`,
   });
@@ -132,7 +134,7 @@ export function findLauncher(): string | null {
 
 /** Whether this file runs from the source of a checkout, not from an installed package or a bundle. */
 function isCheckout(): boolean {
-  const here = import.meta.filename === join(root, "src/native/find.ts");
+  const here = self === join(root, "src/native/find.ts");
   return here && existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig")) && allows(root, constants.W_OK);
 }
 

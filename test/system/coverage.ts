@@ -19,6 +19,7 @@ export const IN_BUN: Record<string, string> = {
   stats: "",
   control: "",
   supervisor: "leaves behind|environment|a start that fails",
+  "portable-name": "share a name|for a host|, 10 times: Bun with the library",
 };
 
 /** Parts of the names of native tests that repeat the same lines for seconds, or measure milliseconds. */
