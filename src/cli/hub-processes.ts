@@ -85,7 +85,10 @@ export async function runProcesses(
       const status = `${url}_slotbus/`;
       const plane = control && `http://${control.hostname}:${control.port}/`;
       if (json) print(JSON.stringify({ name, pid: process.pid, url, status, control: plane, processes }));
-      else print(`hub "${name}" listens on ${url} with ${count(processes, "process")}; its status page is ${status}`);
+      else
+        print(
+          `hub "${name}" listens on ${url} with ${count(processes, "process", "processes")}; its status page is ${status}`,
+        );
       notifyManager("READY=1");
     }
     const why = await end;
