@@ -1,6 +1,6 @@
 /** Chooses the wire of this process, and loads only that one: the memory wire needs Bun on Linux and the C library. */
 
-import { InvalidConfigError, UnsupportedError } from "../errors.ts";
+import { InvalidConfigError, SlotbusError, UnsupportedError } from "../errors.ts";
 import { isSystemRefusal } from "../errors/plain.ts";
 import { isBun } from "../runtime.ts";
 import type { Via, WireKind } from "../bus/via.ts";
@@ -45,7 +45,7 @@ export async function chooseWire(via?: Via): Promise<WireChoice> {
   if (wanted === "socket") return { module: await loadSocket(), why: by, cure: null };
   if (why !== null) return { module: await loadSocket(), why, cure: null };
   try {
-    const { memory } = await import("./memory/index.ts");
+    const { memory } = await loaded(import("./memory/index.ts"));
     return { module: memory as WireModule, why: wanted ? by : "this is Bun on Linux", cure: null };
   } catch (error) {
     if (wanted === "memory" || !isSystemRefusal(error)) throw error;
@@ -55,7 +55,17 @@ export async function chooseWire(via?: Via): Promise<WireChoice> {
 }
 
 async function loadSocket(): Promise<WireModule> {
-  return (await import("./socket/index.ts")).socket as WireModule;
+  return (await loaded(import("./socket/index.ts"))).socket as WireModule;
+}
+
+/** Resolves as an import does. @throws (rejects) the module's own errors; `RESOURCE` if a file cannot be read */
+async function loaded<T>(module: Promise<T>): Promise<T> {
+  try {
+    return await module;
+  } catch (cause) {
+    if (cause instanceof SlotbusError) throw cause;
+    throw new SlotbusError("RESOURCE", `Cannot load a part of slotbus: ${(cause as Error).message}.`, { cause });
+  }
 }
 
 /** Loads the wire of this process. Warns once if the system refuses the faster one. @throws (rejects) {UnsupportedError} */

@@ -138,7 +138,8 @@ async function worker(): Promise<void> {
 
 /** A worker that attaches on the command `open`. */
 async function patient(): Promise<void> {
-  await import("../../src/index.ts");
+  const library = await import("../../src/index.ts");
+  await library.SlotWorker.open({ name: "nobody", directory, timeout: 0 }).catch(() => {}); // loads the wire
   let attached = null as SlotWorker | null;
   say("waiting");
   await obey({

@@ -52,6 +52,7 @@ static void listen_here(void)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" NAME ".new", my.dir);
 	my.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (my.listener < 0) end("no socket");
 	if (bind(my.listener, (struct sockaddr *)&address, sizeof address) != 0 ||
 	    listen(my.listener, 8) != 0)
 		broken("cannot listen on the name");
