@@ -52,6 +52,14 @@ test("a head of equal lengths keeps the strings that are equal", () => {
   expect(unread.map((head) => head.string(0))).toEqual(all.map(([path]) => path!));
 });
 
+test("a string that begins inside a changed word is decoded, wherever it begins", () => {
+  for (const pad of ["", "x", "xx", "xxx"]) {
+    const stage = new Stage();
+    const all = ["same", "eame", "xame", "same", "sama"].map((last) => [`/${pad}`, "", "", "", "last", last]);
+    expect(all.map((strings) => stage.read(strings).strings(0, strings.length))).toEqual(all);
+  }
+});
+
 test("a head that comes twice is one object, and has no data of another head", () => {
   const stage = new Stage();
   const first = stage.read(["/a", "", "", ""]);

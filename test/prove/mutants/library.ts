@@ -109,7 +109,7 @@ export const libraryRules: LibraryRule[] = [
     file: "bus/head.ts",
     edits: [["at < from + 4; i++", "at < from + 1; i++"]],
     suite: "head",
-    test: "a head of equal lengths keeps the strings that are equal",
+    test: "a string that begins inside a changed word is decoded, wherever it begins",
   },
   {
     rule: "a variant restores what the variant before had changed",
