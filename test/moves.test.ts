@@ -164,6 +164,7 @@ class Stage {
   timers: (() => void)[] = [];
   readonly recalled: number[] = [];
   readonly asked: number[] = [];
+  readonly observed: boolean[] = [];
   readonly connections: MemoryConnection[] = [];
   readonly moves: Moves;
 
@@ -181,7 +182,10 @@ class Stage {
       load: 1,
       exchanges,
       isDoubtful: false,
-      stall: { suspect: () => (connection.isDoubtful = true) },
+      stall: {
+        suspect: () => (connection.isDoubtful = true),
+        observe: (isBusy: boolean) => (this.observed.push(isBusy), false),
+      },
       recall: ({ serial }: Exchange) => void this.recalled.push(serial),
       link: {
         waits: (ms: number, out: Uint32Array) => {
@@ -269,4 +273,58 @@ test("a worker that left requests unclaimed is doubtful until it parks, or claim
   expect(look()).toBe(false);
   link.isParked = false;
   expect(look()).toBe(false);
+});
+
+test("a worker with requests is silent when it has not responded from one timed look to the next, until it responds", () => {
+  const stall = new Stall({} as LinkHandle);
+  const observe = (isBusy: boolean): boolean[] => [stall.observe(isBusy), stall.isSilent];
+  expect([observe(false), observe(true)]).toEqual([
+    [false, false],
+    [false, true],
+  ]);
+  stall.answered();
+  expect(stall.isSilent).toBe(false);
+  expect([observe(true), observe(true), observe(false)]).toEqual([
+    [true, false], // it has responded; it may have stopped since, so there is another look
+    [false, true],
+    [false, false],
+  ]);
+  const stage = new Stage();
+  stage.attach(1, [1]);
+  stage.attach(1);
+  stage.moves.look();
+  expect(stage.observed).toEqual([]);
+  stage.moves.watch();
+  stage.pass(2);
+  expect(stage.observed).toEqual([true, true]);
+});
+
+test("a worker that was fast and has stopped responding gets no more requests while another one responds", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  let hangs = false;
+  const first = await space.worker(() => (hangs ? new Promise<string>(() => {}) : "first"));
+  await bus.ready();
+  await space.worker(() => "second");
+  await bus.ready({ workers: 2 });
+  for (let n = 0; n < 100; n++) await bus.request({ path: "/" }); // the bus learns how fast it is
+  hangs = true;
+  const abort = new AbortController();
+  const stuck = rejection(bus.request({ path: "/" }, { signal: abort.signal }));
+  await until(() => first.running === 1, "the request hangs");
+  await Bun.sleep(20); // ten times as long as a worker may be silent
+  const said: string[] = [];
+  for (let n = 0; n < 5; n++) {
+    const answer = bus.request({ path: "/" }, { timeout: 500 });
+    said.push(
+      await answer.then(
+        (response) => response.text(),
+        (error: Error) => error.name,
+      ),
+    );
+  }
+  expect(said).toEqual(Array.from({ length: 5 }, () => "second"));
+  expect(first.running).toBe(1);
+  abort.abort();
+  await stuck;
 });

@@ -90,7 +90,7 @@ export interface Connection extends Carrier {
   readonly elsewhere: number;
   /**
    * Time that the worker needs for one request, in ms: from claim to response, divided by the requests that it runs at once.
-   * `Infinity` while it is unknown.
+   * `Infinity` while it is unknown, or while the worker has requests and has not responded for some milliseconds.
    */
   readonly pace: number;
   /** Whether the worker is chosen last, because it leaves requests unclaimed or its event loop is blocked. */

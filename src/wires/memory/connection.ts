@@ -78,7 +78,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   get pace(): number {
-    return this.link.pace;
+    return this.stall.isSilent ? Infinity : this.link.pace;
   }
 
   get isBusy(): boolean {
@@ -338,6 +338,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
 
   /** Frees the slot of a response. If the worker changed the slot after it responded, evicts it and returns `false`. */
   #free(slot: number): boolean {
+    this.stall.answered();
     const isIntact = this.link.release(slot);
     if (isIntact) this.#freed();
     else this.evict(`it changed slot ${slot} after it had responded`);

@@ -55,8 +55,8 @@ export class Moves {
 
   /**
    * Takes back the requests that have been unclaimed for `ms` while other workers have room, the oldest first. `isTimed`: workers
-   * with such requests become doubtful. Otherwise only workers that were doubtful before lose requests. Returns whether any request
-   * is unclaimed.
+   * with such requests become doubtful. Otherwise only workers that were doubtful before lose requests. Returns whether to look
+   * again: a request is unclaimed, or a worker may become silent.
    */
   look(ms = PATIENCE_MS, isTimed = false): boolean {
     const late: Exchange[] = [];
@@ -66,6 +66,7 @@ export class Moves {
       if (!connection) continue;
       const count = connection.load === 0 ? 0 : connection.link.waits(ms, found);
       if (connection.load > 0 && found[0]! > 0) isWaiting = true;
+      if (isTimed && connection.stall.observe(connection.load > 0)) isWaiting = true;
       if (count > 0 && isTimed) connection.stall.suspect();
       if (!connection.isDoubtful) room += connection.room;
       else

@@ -1,4 +1,4 @@
-/** Detects workers that leave requests unclaimed, or whose event loop is blocked. */
+/** Detects workers that leave requests unclaimed or do not respond, or whose event loop is blocked. */
 
 import type { LinkHandle } from "../../native/client.ts";
 
@@ -6,6 +6,9 @@ import type { LinkHandle } from "../../native/client.ts";
 export class Stall {
   /** Whether the event loop has been blocked for longer than the limit. */
   isLong = false;
+  /** Whether the worker had requests at the last {@link observe}, and has not responded since the look before that. */
+  isSilent = false;
+  #hasAnswered = false;
   /** Blocked time in ms, as the sum of the bus's ticks. */
   #ms = 0;
   /** Whether the worker left requests unclaimed, and has neither parked nor claimed or completed one since. */
@@ -19,6 +22,19 @@ export class Stall {
   get isDoubtful(): boolean {
     if (this.#isSuspect && (this.#link.isParked || this.#link.hasAdvanced())) this.#isSuspect = false;
     return this.#isSuspect || this.isLong;
+  }
+
+  /** Called when the worker has responded. */
+  answered(): void {
+    this.#hasAnswered = true;
+    this.isSilent = false;
+  }
+
+  /** Looks whether the worker has responded since the last look. `isBusy`: it has requests. Returns whether to look again. */
+  observe(isBusy: boolean): boolean {
+    this.isSilent = isBusy && !this.#hasAnswered;
+    this.#hasAnswered = false;
+    return isBusy && !this.isSilent;
   }
 
   /** Called when the worker leaves requests unclaimed. */

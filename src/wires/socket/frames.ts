@@ -343,7 +343,7 @@ export class FrameWriter {
     this.#flushSoon();
   }
 
-  /** Sends a body whose memory belongs to user code: writes as much as the socket accepts, and keeps a copy of the rest. */
+  /** Sends the body of a response, which the handler may change: writes as much as the socket accepts, and copies the rest. */
   addNow(bulk: Bulk & { own(): void }): void {
     this.add(bulk);
     this.flush();

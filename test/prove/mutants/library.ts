@@ -413,6 +413,13 @@ export const libraryRules: LibraryRule[] = [
     test: "requests wait together behind a fast worker for up to 0.1 ms, before another one is woken",
   },
   {
+    rule: "a worker that does not respond gets no more because it was fast",
+    file: "wires/memory/connection.ts",
+    edits: [["this.stall.isSilent ? Infinity : this.link.pace", "this.link.pace"]],
+    suite: "moves",
+    test: "a worker that was fast and has stopped responding gets no more requests while another one responds",
+  },
+  {
     rule: "a worker that leaves requests unclaimed gets no more because it was fast",
     file: "bus/choice.ts",
     edits: [["isPrompt(near) && !near.isDoubtful", "isPrompt(near)"]],
