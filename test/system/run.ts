@@ -26,6 +26,7 @@ import { checks as large } from "./large.ts";
 import { checks as memory } from "./memory.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
+import { checks as pages } from "./pages.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as processors } from "./processors.ts";
 import { checks as reference } from "./reference.ts";
@@ -60,6 +61,7 @@ const groups: { [name: string]: Checks } = {
   versions,
   clocks,
   browser,
+  pages,
   nginx,
   front,
   stdio,
@@ -72,6 +74,7 @@ const more: { [name: string]: string[] } = {
   package: packed,
   installed: packed,
   reference: packed,
+  pages: [...packed, "CONTRIBUTING.md"],
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
