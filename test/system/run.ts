@@ -13,6 +13,7 @@ import { parseArgs } from "node:util";
 import { linesOf, tell } from "../outcomes.ts";
 import { filesOf, Inputs, LIBRARY, type Proved, ProvedRecord, sample } from "../prove/proved.ts";
 import { checks as browser } from "./browser.ts";
+import { checks as bullmq } from "./bullmq.ts";
 import { type Checks, Lacking, takeNotes } from "./checks.ts";
 import { checks as clocks } from "./clocks.ts";
 import { checks as containers } from "./containers.ts";
@@ -62,6 +63,7 @@ const groups: { [name: string]: Checks } = {
   clocks,
   browser,
   pages,
+  bullmq,
   nginx,
   front,
   stdio,
@@ -75,6 +77,7 @@ const more: { [name: string]: string[] } = {
   installed: packed,
   reference: packed,
   pages: [...packed, "CONTRIBUTING.md"],
+  bullmq: ["docs/recipes.md"],
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
