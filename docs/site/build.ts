@@ -35,9 +35,24 @@ function dateOf(file: string): string | null {
   return git.success ? git.stdout.toString().trim() || null : null;
 }
 
-/** What pages have in the site only. */
+/** Puts a picture of docs/pictures above a part of a page. Throws if the page does not have that text. */
+function above(part: string, picture: string, text: string): string {
+  if (!text.includes(`\n${part}`))
+    throw new Error(`The page has no "${part}", above which docs/site/build.ts puts a picture.`);
+  return text.replace(`\n${part}`, `\n${picture}\n\n${part}`);
+}
+
+const statusPicture = "![Status page of a hub: rates, latencies, workers and their slots](/docs/pictures/status.png)";
+const topPicture = "![slotbus top in a terminal: a hub and its buses](/docs/pictures/top.png)";
+
+/** What pages have in the site only: the package has no pictures. */
 const edits: Readonly<Record<string, (text: string) => string>> = {
-  "README.md": (text) => `${hero}${text.replace(/^# .*\n\n.*\n.*\n/, "")}`, // the title and the first sentences
+  "README.md": (text) => {
+    const first = /^# .*\n\n.*\n.*\n/; // the title and the first sentences, which the hero has
+    return above("## What you can rely on", `${topPicture}\n\n${statusPicture}`, `${hero}${text.replace(first, "")}`);
+  },
+  "docs/getting-started.md": (text) => above("A *slot* is", topPicture, text),
+  "docs/hub.md": (text) => above("**Status page.**", statusPicture, text),
   "bench/RESULTS.md": (text) => {
     const date = dateOf("bench/RESULTS.md");
     return date === null ? text : text.replace(/^# .*\n/, `$&\nLast change of these figures: ${date}.\n`);
@@ -53,6 +68,7 @@ function writePages(): void {
     writeFileSync(join(pages, `${addressOf(file)}.md`), (edits[file] ?? String)(text));
   }
   writeFileSync(join(pages, "examples.md"), examplesPage());
+  cpSync(join(root, "docs/pictures"), join(pages, "public/docs/pictures"), { recursive: true });
   for (const image of images) {
     mkdirSync(join(pages, "public", dirname(image)), { recursive: true });
     cpSync(join(root, image), join(pages, "public", image));

@@ -74,7 +74,7 @@ class Wire implements Disposable {
 }
 
 /** A hub process, worker processes, and a browser that reaches them by one address. */
-class Site implements AsyncDisposable {
+export class Site implements AsyncDisposable {
   readonly #place = new Place();
   readonly wire = new Wire();
   readonly programs: Program[] = [];
@@ -103,6 +103,10 @@ class Site implements AsyncDisposable {
       await site[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  get directory(): string {
+    return this.#place.directory;
   }
 
   /** An emitter of events for the hub's clients. */

@@ -28,6 +28,7 @@ import { checks as memory } from "./memory.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as pages } from "./pages.ts";
+import { checks as pictures } from "./pictures.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as processors } from "./processors.ts";
 import { checks as reference } from "./reference.ts";
@@ -63,6 +64,7 @@ const groups: { [name: string]: Checks } = {
   clocks,
   browser,
   pages,
+  pictures,
   bullmq,
   nginx,
   front,
