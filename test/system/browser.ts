@@ -12,7 +12,7 @@ const here = import.meta.dir;
 const TOKEN = "token-of-the-site";
 
 /** Resolves when `holds` returns true; fails with `what` after `ms`. */
-async function eventually(holds: () => Promise<boolean> | boolean, what: string, ms = 15_000): Promise<void> {
+export async function eventually(holds: () => Promise<boolean> | boolean, what: string, ms = 15_000): Promise<void> {
   const deadline = performance.now() + ms;
   while (!(await holds())) {
     expect(performance.now() < deadline, `not within ${ms} ms: ${what}`);

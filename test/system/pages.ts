@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { makeSite } from "../../docs/site/build.ts";
 import { addressOf, pageFiles } from "../../docs/site/pages.ts";
-import { type Checks, expect, needTool, note, until } from "./checks.ts";
+import { type Checks, expect, needTool, note } from "./checks.ts";
 
 /** Builds the site once for all checks. */
 let built: string | undefined;
@@ -154,8 +154,8 @@ async function searches(): Promise<void> {
   const back = (): Promise<string> => page.evaluate("getComputedStyle(document.body).backgroundColor");
   const light = await back();
   await page.getByRole("switch").first().click();
-  let dark = light;
-  await until(() => (void back().then((colour) => (dark = colour)), dark !== light), "the page is dark");
+  await page.waitForFunction(`getComputedStyle(document.body).backgroundColor !== ${JSON.stringify(light)}`);
+  const dark = await back();
   await page.goto("/bus.html");
   expect((await back()) === dark, "another page forgets that the reader wants dark");
   expect(visit.complaints.length === 0, visit.complaints.join("\n"));

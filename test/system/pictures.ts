@@ -7,7 +7,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Page } from "playwright-core";
 import { installPackages } from "../../docs/reference/generate.ts";
-import { Site } from "./browser.ts";
+import { eventually, Site } from "./browser.ts";
 import { type Checks, expect, needTool, root, until } from "./checks.ts";
 
 const folder = join(root, process.env["SLOTBUS_PICTURES"] ?? "zig-out/pictures");
@@ -30,9 +30,8 @@ async function busySite(): Promise<Site> {
 async function statusPage(): Promise<void> {
   await using site = await busySite();
   const page = await site.status();
-  const points = (): Promise<number> => page.evaluate("probe.points('p99')");
-  let seen = 0;
-  await until(() => (void points().then((count) => (seen = count)), seen > 10), "the charts have lines", 60_000);
+  const isDrawn = async (): Promise<boolean> => (await page.evaluate<number>("probe.points('p99')")) > 10;
+  await eventually(isDrawn, "the charts have lines", 60_000);
   await save(page, "status", 1000, 630);
 }
 
@@ -89,6 +88,6 @@ async function topInTerminal(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "`slotbus top` draws a busy hub in a terminal, of which a picture is made": topInTerminal,
+  "`slotbus top` draws a busy hub in a terminal, and a picture is made of it": topInTerminal,
   "a picture is made of the status page of a busy hub": statusPage,
 };
