@@ -32,6 +32,7 @@ import { checks as pictures } from "./pictures.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as processors } from "./processors.ts";
 import { checks as reference } from "./reference.ts";
+import { checks as rivals } from "./rivals.ts";
 import { HARD, checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
 import { checks as stdio } from "./stdio.ts";
@@ -66,6 +67,7 @@ const groups: { [name: string]: Checks } = {
   pages,
   pictures,
   bullmq,
+  rivals,
   nginx,
   front,
   stdio,
@@ -80,6 +82,7 @@ const more: { [name: string]: string[] } = {
   reference: packed,
   pages: [...packed, "CONTRIBUTING.md"],
   bullmq: ["docs/recipes.md"],
+  rivals: ["bench"],
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
