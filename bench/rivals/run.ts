@@ -1,5 +1,5 @@
 /**
- * Measures slotbus beside rivals that are no part of the package: iceoryx2 and another slotbus in Rust, gRPC, Redis and NATS.
+ * Measures slotbus beside rivals outside of the package: iceoryx2 and another slotbus in Rust, gRPC, Redis and NATS.
  *
  *     npm run rivals -- [--quick | --short] [--json] [--payload 64,64k] [--in-flight 1,32]
  *

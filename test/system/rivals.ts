@@ -1,4 +1,4 @@
-/** The rivals of the bench that are no part of the package. */
+/** The rivals of the bench outside of the package. */
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
