@@ -10,6 +10,7 @@ import { HubRequest } from "./context.ts";
 import { LimitedRoute, type RouteLimitOptions, toRequest } from "./limits.ts";
 import type { RouteRequest } from "./names.ts";
 import { parsePattern } from "./pattern.ts";
+import { appSockets, type SocketApp } from "./socket-app.ts";
 import { type SocketHandlers, SocketRoute } from "./socket.ts";
 
 /** Handles the requests of a route. It may return nothing only after `request.defer()`. */
@@ -70,7 +71,7 @@ type Limitable<Entry> = Entry | LimitedRoute<Entry>;
  */
 export type HubRoutes<Pattern extends string = string> = {
   readonly [P in Pattern]:
-    Limitable<HubHandler<P>> | Limitable<ByMethod<P>> | Limitable<FetchHandler> | SseRoute | SocketRoute;
+    Limitable<HubHandler<P>> | Limitable<ByMethod<P>> | Limitable<SocketApp> | SseRoute | SocketRoute;
 };
 
 /** Handlers of one pattern by method. GET may be an event stream or a WebSocket. */
@@ -115,7 +116,9 @@ export function readRoutes(given: HubRoutes, option: string): Routes {
         sockets.set(path, one.handlers);
         methods[method as Method] = notAHandshake;
       } else {
-        list.push({ method, path, ...toRequest({ ...limits, ...own }) });
+        const ofApp = method === "GET" ? socketsOf(path, whole) : null;
+        if (ofApp) sockets.set(path, ofApp);
+        list.push({ method, path, ...(ofApp ? { ws: true } : {}), ...toRequest({ ...limits, ...own }) });
         methods[method as Method] = one as Handler;
       }
     }
@@ -166,11 +169,21 @@ function toHandler(handler: HubHandler): Handler {
 
 /** Mounts an app; it sees paths without the text before `/*`. */
 function mount(path: string, app: FetchHandler): Handler {
+  return appHandler(app, cutOf(path));
+}
+
+/** Handlers of the WebSockets of a mounted app; `null`: it has none, or the entry is something else. */
+function socketsOf(path: string, entry: unknown): SocketHandlers | null {
+  const isApp = typeof entry === "object" && entry !== null && "fetch" in entry && typeof entry.fetch === "function";
+  return isApp ? appSockets(entry as SocketApp, cutOf(path)) : null;
+}
+
+/** Number of characters of the text before `/*`. @throws {InvalidConfigError} for a pattern that does not end in it. */
+function cutOf(path: string): number {
   const prefix = path.slice(0, -2);
   if (!path.endsWith("/*") || parsePattern(path).names.length > 0)
     throw malformed(path, "an app needs a pattern that ends in /* and has no parameters");
-  const sent = prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // length as clients encode it
-  return appHandler(app, sent);
+  return prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // length as clients encode it
 }
 
 function malformed(path: string, why: string): InvalidConfigError {

@@ -21,8 +21,6 @@ export const CLOSE = 7;
 export const DATA = 8;
 /** In the response to a handshake: further messages go to this process while it lives. */
 export const PIN = 9;
-/** In the response to a handshake: the content is the subprotocol. */
-export const PROTOCOL = 10;
 
 /** Content type of the response to an accepted handshake. */
 export const ACCEPTED = "application/x-slotbus-socket";
@@ -115,7 +113,7 @@ export function* readCommands(bytes: Uint8Array): Generator<Command> {
     const contentAt = keyAt + bytes[at + 1]!;
     const end = contentAt + lengthAt(bytes, at + 2);
     const code = bytes[at]!;
-    if (end > bytes.length || code < SEND_TEXT || code > PROTOCOL) throw malformed();
+    if (end > bytes.length || code < SEND_TEXT || code > PIN) throw malformed();
     const key = contentAt === keyAt ? "" : textOf(bytes, keyAt, contentAt);
     yield { code, key, content: bytes.subarray(contentAt, end) };
     at = end;

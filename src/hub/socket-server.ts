@@ -3,9 +3,12 @@
 import type { Answerable } from "../bus/answer.ts";
 import type { WorkerRequest } from "../bus/request.ts";
 import { HubRequest } from "./context.ts";
-import { ACCEPTED, CONNECTION, DATA_HEADER, readClose, textOf } from "./socket-commands.ts";
+import { ACCEPTED, CONNECTION, DATA_HEADER, readClose, textOf, UNKNOWN } from "./socket-commands.ts";
 import { HubSocket, type SocketHandlers } from "./socket.ts";
 import type { HubSockets } from "./socket-sender.ts";
+
+/** Thrown by a handler that needs a connection's state and does not have it. */
+export const unknownConnection = new Error("This process does not have the connection.");
 
 type Report = (error: unknown, request: { id: string; path: string }) => void;
 
@@ -28,7 +31,9 @@ export class SocketServer {
       return { status: 403, json: { error: "The worker refused this WebSocket.", code: "REFUSED" } };
     if (answer !== undefined && answer !== true) return answer;
     await this.#sockets.settled();
-    return { contentType: ACCEPTED, body: socket.end() };
+    const headers = new Headers(socket.headers ?? {});
+    if (socket.protocol !== "") headers.set("sec-websocket-protocol", socket.protocol);
+    return { contentType: ACCEPTED, headers, body: socket.end() };
   }
 
   /** Handles a message, or the end of a connection. A handler that fails is reported; the connection stays. */
@@ -38,6 +43,7 @@ export class SocketServer {
       const running = call(handlers, socket, request);
       if (running instanceof Promise) return this.#later(running, socket, request);
     } catch (error) {
+      if (error === unknownConnection) return { status: UNKNOWN };
       this.#report(error, request);
     }
     return this.#sockets.settled() === null ? socket.end() : this.#later(undefined, socket, request);

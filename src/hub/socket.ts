@@ -3,7 +3,7 @@
 import type { Answerable } from "../bus/answer.ts";
 import { InvalidConfigError } from "../errors.ts";
 import type { HubRequest, PathParams } from "./context.ts";
-import { Commands, DATA, DATA_MAX, PROTOCOL, readCommands, SUBSCRIBE, UNSUBSCRIBE } from "./socket-commands.ts";
+import { Commands, DATA, DATA_MAX, PIN, readCommands, SUBSCRIBE, UNSUBSCRIBE } from "./socket-commands.ts";
 import { checkClose, checkKey, codeOf, type HubSockets } from "./socket-sender.ts";
 
 type Later<T> = T | Promise<T>;
@@ -53,6 +53,8 @@ export class HubSocket<Pattern extends string = string> {
   readonly params: PathParams<Pattern>;
   /** Subprotocol that `open` chooses; `""`: none. */
   protocol = "";
+  /** @internal Headers of the response to the handshake. */
+  headers: Headers | null = null;
   readonly #sockets: HubSockets;
   readonly #report: (error: unknown) => void;
   #json: string | null;
@@ -125,6 +127,11 @@ export class HubSocket<Pattern extends string = string> {
     this.#add((commands, key) => commands.addClose(key, code, reason));
   }
 
+  /** @internal All messages of the connection shall come to this process. */
+  pin(): void {
+    this.#add((commands, key) => commands.add(PIN, key, ""));
+  }
+
   /** @internal The handler continues in a later turn: what it sends must not wait for its end. */
   goOn(): void {
     this.#isLate = true;
@@ -135,7 +142,6 @@ export class HubSocket<Pattern extends string = string> {
   end(): Uint8Array {
     const own = this.#own!;
     this.#own = null;
-    if (this.protocol !== "") own.add(PROTOCOL, "", this.protocol);
     return own.isEmpty ? nothing : own.take();
   }
 

@@ -108,8 +108,10 @@ export class Sockets {
     }
     if (response.status !== 200 || response.contentType !== commands.ACCEPTED) return response;
     const welcome = await response.bytes();
-    const protocol = this.#readWelcome(connection, welcome, response.workerPid);
-    this.#upgrade(connection, incoming.request, protocol);
+    this.#readWelcome(connection, welcome, response.workerPid);
+    const headers = response.toHeaders();
+    headers.delete("content-type");
+    this.#upgrade(connection, incoming.request, headers);
     return null;
   }
 
@@ -134,22 +136,18 @@ export class Sockets {
       });
   }
 
-  /** Reads what must be known before the connection is open. Returns the subprotocol. */
-  #readWelcome(connection: Connection, welcome: Uint8Array, pid: number): string {
-    let protocol = "";
+  /** Reads what must be known before the connection is open. */
+  #readWelcome(connection: Connection, welcome: Uint8Array, pid: number): void {
     for (const { code, content } of readCommands(welcome)) {
       if (code === commands.PIN) connection.pid = pid;
       if (code === commands.DATA) connection.setData(dataOf(content));
-      if (code === commands.PROTOCOL) protocol = textOf(content);
     }
     connection.welcome = welcome;
     if (connection.pid === null) connection.forgetHandshake();
-    return protocol;
   }
 
-  #upgrade(connection: Connection, request: Request, protocol: string): void {
+  #upgrade(connection: Connection, request: Request, headers: Headers): void {
     const { server } = connection;
-    const headers = protocol === "" ? {} : { "sec-websocket-protocol": protocol };
     this.#connections.set(connection.id, connection);
     let isOpen = false;
     try {
