@@ -80,7 +80,7 @@ class AppSocket {
   async run(socket: HubSocket, handle: () => unknown): Promise<void> {
     this.#socket = socket;
     const running = handle();
-    for (let hop = 0; hop < HOPS; hop++) await null;
+    for (let hop = 0; hop < HOPS; hop++) await Promise.resolve();
     await running;
   }
 
