@@ -24,7 +24,7 @@ import {
   type Welcome,
 } from "../src/wires/socket/handshake.ts";
 import { Rest } from "../src/wires/socket/rest.ts";
-import { Collector } from "../src/wires/socket/streams.ts";
+import { Collector } from "../src/wires/socket/collector.ts";
 import { memory, socket, SlotBus, SlotWorker, UnsupportedError, type SlotbusError } from "../src/index.ts";
 import { Child, pattern, rejection, same, stop, until, Workspace } from "./support.ts";
 

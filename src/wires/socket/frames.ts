@@ -24,7 +24,10 @@ export const FRAME = {
   freed: 7,
   /** Worker: send no new requests. */
   drain: 8,
-  /** The sender closes the connection; the bytes are the reason, as text, if it evicted the other side. */
+  /**
+   * The sender closes the connection. Client: the bytes are the reason, as text, if it evicts the worker. Worker: u32 for each
+   * exchange whose handler may run; it begins no other.
+   */
   goodbye: 9,
   /** PONG follows, from the event loop. */
   ping: 10,
