@@ -14,12 +14,12 @@ import {
   FRAME,
   type FrameSink,
   FrameReader,
-  FrameWriter,
   IDLE_FRAMES_PER_SECOND,
   REQUEST_BYTES,
   u32,
 } from "./frames.ts";
 import { Flood } from "./flood.ts";
+import { FrameWriter } from "./writer.ts";
 import { cutReason } from "./handshake.ts";
 import { Pulse } from "./pulse.ts";
 import { putRequest, readResponse } from "./messages.ts";

@@ -3,10 +3,10 @@
 import type { Exchange } from "../../bus/exchange.ts";
 import type { SlotReport } from "../../bus/wire.ts";
 import type { StateName } from "../../native/statistics.ts";
-import type { FrameWriter } from "./frames.ts";
 import type { Rest } from "./rest.ts";
 import type { Parts } from "./collector.ts";
 import type { FrameIncoming, FrameOutgoing } from "./streams.ts";
+import type { FrameWriter } from "./writer.ts";
 
 /** One slot. `quarantine`: the caller has given up, and the worker has not said that the exchange is over. */
 export class Place {

@@ -2,7 +2,8 @@
 
 import type { Incoming } from "../../bus/body-reader.ts";
 import type { Outgoing } from "../../bus/body-writer.ts";
-import { type Bulk, FLAG, FRAME, FRAME_BYTES, type FrameWriter, HEADER_BYTES, putHeader } from "./frames.ts";
+import { FLAG, FRAME, FRAME_BYTES } from "./frames.ts";
+import type { Bulk, FrameWriter } from "./writer.ts";
 
 /** Number of bytes of a stream that may be on the way or unread, always. */
 export const FIRST_CREDIT = 65_536;
@@ -42,9 +43,9 @@ export class FrameOutgoing implements Outgoing, Bulk {
   readonly #writer: FrameWriter;
   /** Called when the last frame is passed to the writer, or when the stream ended after {@link close}. */
   readonly #onEnd: (isSent: boolean) => void;
-  /** Bytes that are not passed to the writer, after room for a header, and their end. */
+  /** Bytes that are not passed to the writer, and their end. */
   #buffer: Uint8Array = NONE;
-  #to = HEADER_BYTES;
+  #to = 0;
   /** Memory that the writer has, or had. */
   #spare: Uint8Array = NONE;
   #credit: number;
@@ -74,17 +75,17 @@ export class FrameOutgoing implements Outgoing, Bulk {
   }
 
   #grow(bytes: number): void {
-    const larger = new Uint8Array(Math.max(bytes, Math.min(2 * bytes, HEADER_BYTES + PENDING_BYTES)));
+    const larger = new Uint8Array(Math.max(bytes, Math.min(2 * bytes, PENDING_BYTES)));
     larger.set(this.#buffer.subarray(0, this.#to));
     this.#buffer = larger;
   }
 
   get #room(): number {
-    return Math.min(PENDING_BYTES, this.#credit) - (this.#to - HEADER_BYTES);
+    return Math.min(PENDING_BYTES, this.#credit) - this.#to;
   }
 
   #queue(): void {
-    if (this.#isQueued || this.#to === HEADER_BYTES) return;
+    if (this.#isQueued || this.#to === 0) return;
     this.#isQueued = true;
     this.#writer.add(this);
   }
@@ -125,7 +126,7 @@ export class FrameOutgoing implements Outgoing, Bulk {
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    this.#to = HEADER_BYTES;
+    this.#to = 0;
     if (this.#isQueued) this.#writer.remove(this);
     this.#isQueued = false;
     this.#tell();
@@ -149,22 +150,20 @@ export class FrameOutgoing implements Outgoing, Bulk {
     return true;
   }
 
-  frames(): Uint8Array {
-    const length = this.#to - HEADER_BYTES;
-    const frame = this.#buffer.subarray(0, this.#to);
-    putHeader(frame, 0, FRAME.body, 0, length, this.exchange);
-    this.#credit -= length;
+  piece(): Uint8Array {
+    const piece = this.#buffer.subarray(0, this.#to);
+    this.#credit -= this.#to;
     const spare = this.#spare;
     this.#spare = this.#buffer;
     this.#buffer = spare;
-    this.#to = HEADER_BYTES;
+    this.#to = 0;
     this.#tell();
-    return frame;
+    return piece;
   }
 
   next(): boolean {
     if (this.#isClosed) return false;
-    if (this.#to > HEADER_BYTES) return true;
+    if (this.#to > 0) return true;
     this.#isQueued = false;
     if (this.#end) this.#sendEnd();
     return false;

@@ -13,12 +13,12 @@ import { arenaBytes, copySmall, encodeBody, type Encoded, fillFrame, firstBytes 
 import { Parts } from "./collector.ts";
 import type { Duplex } from "./duplex.ts";
 import { Flood } from "./flood.ts";
+import { FrameWriter } from "./writer.ts";
 import {
   FLAG,
   FRAME,
   type FrameSink,
   FrameReader,
-  FrameWriter,
   IDLE_FRAMES_PER_SECOND,
   putU32,
   RESPONSE_BYTES,
