@@ -8,6 +8,7 @@ import { remote, runSuite } from "../portable-suites.ts";
 import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
 import { type Checks, expect, Lacking, note, Program, until } from "./checks.ts";
+import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
 
 async function startServer(options?: NatsServerOptions): Promise<NatsServer> {
@@ -202,6 +203,41 @@ async function largeBodies(): Promise<void> {
   note(`5 × 64 MiB in ${((now() - start) / 1_000).toFixed(1)} s`);
 }
 
+async function manyFaults(): Promise<void> {
+  await using server = await startServer();
+  await faults(server, 1_050);
+}
+
+/** Each of many readers stops after its first chunk; meanwhile others are served, and the server finds nobody slow. */
+async function stalledReaders(): Promise<void> {
+  await using server = await startServer();
+  const bus = await SlotBus.connect({ name: "checked", via: nats({ servers: server.url }), slots: 64 });
+  await using _ = bus;
+  await using first = await startWorker(server.url, "checked");
+  await using second = await startWorker(server.url, "checked");
+  await bus.ready({ workers: 2 });
+  const before = process.memoryUsage().rss;
+  const readers = await Promise.all(Array.from({ length: 100 }, () => bus.stream({ path: "/endless" })));
+  const chunks = readers.map((reader) => reader.chunks()[Symbol.asyncIterator]());
+  for (const chunk of chunks) expect((await chunk.next()).done !== true, "an endless stream ended");
+  await Bun.sleep(1_000);
+  const grown = process.memoryUsage().rss - before;
+  const times: number[] = [];
+  for (let n = 0; n < 500; n++) {
+    const start = now();
+    await bus.request({ path: "/echo", body: "x" });
+    times.push(now() - start);
+  }
+  const slow = server.log.split("\n").filter((line) => /slow consumer/i.test(line));
+  expect(slow.length === 0, `the server says: ${slow[0]}`);
+  const median = times.toSorted((a, b) => a - b)[250]!;
+  note(`${(grown / 1_048_576).toFixed(0)} MiB more for 100 readers; others take ${median.toFixed(2)} ms`);
+  expect(grown < 100 * 1_048_576, `100 readers that stopped hold ${grown} bytes`);
+  expect(median < 50, `a request beside them takes ${median} ms`);
+  for (const chunk of chunks) await chunk.return?.();
+  void [first, second];
+}
+
 export const checks: Checks = {
   "the tests of bus, contract and fetch pass over NATS, except those that portable-suites.ts lists": suites,
   "a killed worker over NATS is noticed within milliseconds while it has a request": killedWorker,
@@ -209,5 +245,8 @@ export const checks: Checks = {
   "after a NATS server was killed and started again, the first request is answered within a second": killedServer,
   "a stopped NATS server is noticed by missing signs of life, and the bus goes on when it continues": stoppedServer,
   "after the network to a NATS server was cut, or let nothing through, the bus goes on": cutNetwork,
+  "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
+  "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
+    manyFaults,
   "bodies of 64 MiB pass over NATS unchanged in both directions, whole and streamed": largeBodies,
 };
