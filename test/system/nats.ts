@@ -1,13 +1,16 @@
 /** The wire over a real NATS server: what it keeps of a bus, and what faults do to it. `install.sh` installs the server. */
 
 import { join } from "node:path";
+import type { NatsRow } from "../../bench/nats/suite.ts";
+import type { Bar } from "../../bench/report.ts";
+import { missing } from "../../bench/servers.ts";
 import { SlotBus, type SlotbusError } from "../../src/index.ts";
 import { nats } from "../../src/nats/index.ts";
 import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
 import { remote, runSuite } from "../portable-suites.ts";
 import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
-import { type Checks, expect, Lacking, note, Program, until } from "./checks.ts";
+import { type Checks, expect, Lacking, note, Program, run, until } from "./checks.ts";
 import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
 
@@ -176,6 +179,17 @@ async function cutNetwork(): Promise<void> {
   expect(answer.text() === "flows", `it answered ${answer.text()}`);
 }
 
+async function bench(): Promise<void> {
+  if (missing("nats") !== null) throw new Lacking("nats-server is not installed");
+  const { rows, bars } = JSON.parse(await run(["bun", "src/cli/slotbus.ts", "bench", "nats", "--short", "--json"])) as {
+    rows: NatsRow[];
+    bars: Bar[];
+  };
+  expect(rows.map(({ system }) => system).join() === "slotbus,nats", "the systems are others");
+  expect(bars.length === 3 && bars.every(({ measured }) => measured > 0), "a bar is missing");
+  note(bars.map(({ name, measured }) => `${name}: ${measured}`).join("; "));
+}
+
 const LARGE = 67_108_864;
 
 async function largeBodies(): Promise<void> {
@@ -245,6 +259,7 @@ export const checks: Checks = {
   "after a NATS server was killed and started again, the first request is answered within a second": killedServer,
   "a stopped NATS server is noticed by missing signs of life, and the bus goes on when it continues": stoppedServer,
   "after the network to a NATS server was cut, or let nothing through, the bus goes on": cutNetwork,
+  "slotbus bench nats measures slotbus and the bare client library": bench,
   "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
   "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
     manyFaults,
