@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { NatsRow } from "../../bench/nats/suite.ts";
 import type { Bar } from "../../bench/report.ts";
 import { missing } from "../../bench/servers.ts";
-import { SlotBus, type SlotbusError } from "../../src/index.ts";
+import { SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
 import { nats } from "../../src/nats/index.ts";
 import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
 import { remote, runSuite } from "../portable-suites.ts";
@@ -252,6 +252,39 @@ async function stalledReaders(): Promise<void> {
   void [first, second];
 }
 
+/** Users that have only the permissions of docs/nats.md. */
+const USERS = `authorization { users = [
+  { user: asks, password: one, permissions: {
+    publish: ["slotbus.shop~eu.w", "slotbus.shop~eu.w.>"], subscribe: ["slotbus.shop~eu.c", "slotbus.shop~eu.c.>"] } }
+  { user: answers, password: two, permissions: {
+    publish: ["slotbus.shop~eu.c", "slotbus.shop~eu.c.>"], subscribe: ["slotbus.shop~eu.w", "slotbus.shop~eu.w.>"] } }
+] }`;
+
+async function permissions(): Promise<void> {
+  await using server = await startServer({ config: USERS });
+  const [asks, answers, wrong] = [
+    { user: "asks", pass: "one" },
+    { user: "answers", pass: "two" },
+    { user: "answers", pass: "wrong" },
+  ].map((user) => nats({ servers: server.url, ...user }));
+  const name = "shop.eu";
+  await using bus = await SlotBus.connect({ name, via: asks });
+  await using worker = await SlotWorker.open({ name, via: answers });
+  worker.serve((request) => `hello ${request.text()}`);
+  const answer = await bus.request({ path: "/", body: "Ada" });
+  expect(answer.text() === "hello Ada", `it answered ${answer.text()}`);
+  const refused = {
+    "a client that opens a worker": SlotWorker.open({ name, via: asks }),
+    "a worker that connects a bus": SlotBus.connect({ name, via: answers }),
+    "a worker of another bus": SlotWorker.open({ name: "shop", via: answers }),
+    "a wrong password": SlotBus.connect({ name, via: wrong }),
+  };
+  for (const [who, opening] of Object.entries(refused)) {
+    const { code, message } = await rejection<SlotbusError>(opening);
+    expect(code === "PERMISSION_DENIED", `${who} gets ${code}: ${message}`);
+  }
+}
+
 export const checks: Checks = {
   "the tests of bus, contract and fetch pass over NATS, except those that portable-suites.ts lists": suites,
   "a killed worker over NATS is noticed within milliseconds while it has a request": killedWorker,
@@ -259,6 +292,7 @@ export const checks: Checks = {
   "after a NATS server was killed and started again, the first request is answered within a second": killedServer,
   "a stopped NATS server is noticed by missing signs of life, and the bus goes on when it continues": stoppedServer,
   "after the network to a NATS server was cut, or let nothing through, the bus goes on": cutNetwork,
+  "users with the permissions of docs/nats.md ask and answer over NATS, and others are refused": permissions,
   "slotbus bench nats measures slotbus and the bare client library": bench,
   "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
   "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
