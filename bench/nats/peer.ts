@@ -21,7 +21,7 @@ if (role === "slotbus") {
   const { connect } = await import("@nats-io/transport-node");
   const connection = await connect({ servers });
   connection.subscribe(SUBJECT.echo, { callback: (_, message) => void message.respond(message.data) });
-  // The window is acknowledged by hand: the reply of each chunk is where its reader says that it has it.
+  // The program acknowledges the window itself: the reply of each chunk is where its reader says that it has it.
   const chunk = new Uint8Array(CHUNK_BYTES);
   connection.subscribe(SUBJECT.stream, {
     callback: (_, message) => {

@@ -3,7 +3,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { SlotBus, type SlotbusError } from "../../src/index.ts";
+import { type PortableBus, SlotBus, type SlotbusError } from "../../src/index.ts";
 import { nats } from "../../src/nats/index.ts";
 import type { NatsServer } from "../nats-server.ts";
 import { expect, note, Program } from "./checks.ts";
@@ -24,7 +24,7 @@ interface Books {
 }
 
 /** Sends numbered requests one after another until `isOver`. Some give up early, some may run twice. */
-async function call(bus: SlotBus, books: Books, repeatable: Set<number>, isOver: () => boolean): Promise<void> {
+async function call(bus: PortableBus, books: Books, repeatable: Set<number>, isOver: () => boolean): Promise<void> {
   while (!isOver()) {
     const number = ++books.sent;
     const idempotent = number % 3 === 0;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { NatsRow } from "../../bench/nats/suite.ts";
 import type { Bar } from "../../bench/report.ts";
 import { missing } from "../../bench/servers.ts";
-import { SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
+import { type PortableBus, SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
 import { nats } from "../../src/nats/index.ts";
 import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
 import { remote, runSuite } from "../portable-suites.ts";
@@ -48,7 +48,7 @@ async function suites(): Promise<void> {
 }
 
 /** A bus with one worker in a process of its own, each with its own connection. */
-async function pair(server: NatsServer, url = server.url): Promise<{ bus: SlotBus; worker: Program }> {
+async function pair(server: NatsServer, url = server.url): Promise<{ bus: PortableBus; worker: Program }> {
   const bus = await SlotBus.connect({ name: "checked", via: nats({ servers: url }), payloadBytes: 134_217_728 });
   const worker = await startWorker(server.url, "checked");
   await bus.ready();
@@ -63,7 +63,7 @@ async function killedWorker(): Promise<void> {
     await using _ = bus;
     await using __ = worker;
     const asked = rejection<SlotbusError>(bus.request({ path: "/hang" }));
-    await until(() => bus.diagnostics().slots.some(({ requestId }) => requestId !== null), "the request is sent");
+    await until(() => bus.stats().inFlight > 0, "the request is sent");
     await Bun.sleep(50);
     worker.kill("SIGKILL");
     await worker.ended();
