@@ -11,6 +11,7 @@
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { linesOf, tell } from "../outcomes.ts";
+import { remote } from "../portable-suites.ts";
 import { filesOf, Inputs, LIBRARY, type Proved, ProvedRecord, sample } from "../prove/proved.ts";
 import { checks as browser } from "./browser.ts";
 import { checks as bullmq } from "./bullmq.ts";
@@ -25,6 +26,7 @@ import { checks as fuzz } from "./fuzz.ts";
 import { checks as installed } from "./installed.ts";
 import { checks as large } from "./large.ts";
 import { checks as memory } from "./memory.ts";
+import { checks as nats } from "./nats.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as pages } from "./pages.ts";
@@ -69,6 +71,7 @@ const groups: { [name: string]: Checks } = {
   bullmq,
   rivals,
   nginx,
+  nats,
   front,
   stdio,
   systemd,
@@ -85,6 +88,7 @@ const more: { [name: string]: string[] } = {
   rivals: ["bench"],
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
+  nats: [...Object.keys(remote).map((name) => `test/${name}.test.ts`), "test/portable-suites.ts"],
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
 };
 
