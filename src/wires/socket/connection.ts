@@ -9,15 +9,7 @@ import { decodeHead, encodeBody, fillFrame, firstBytes } from "./bodies.ts";
 import { Parts } from "./collector.ts";
 import type { PeerProcess, SocketCompany } from "./company.ts";
 import type { Duplex } from "./duplex.ts";
-import {
-  FLAG,
-  FRAME,
-  type FrameSink,
-  FrameReader,
-  IDLE_FRAMES_PER_SECOND,
-  REQUEST_BYTES,
-  u32,
-} from "./frames.ts";
+import { FLAG, FRAME, type FrameSink, FrameReader, IDLE_FRAMES_PER_SECOND, REQUEST_BYTES, u32 } from "./frames.ts";
 import { Flood } from "./flood.ts";
 import { FrameWriter } from "./writer.ts";
 import { cutReason } from "./handshake.ts";
