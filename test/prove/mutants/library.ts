@@ -893,6 +893,20 @@ export const libraryRules: LibraryRule[] = [
   },
   {
     suite: "cli-operate",
+    rule: "the first frame of `top` has rates",
+    file: "cli/top.ts",
+    edits: [["  await watch.look();\n  await Bun.sleep(Math.min(FIRST_MS, interval));\n", ""]],
+    test: "top shows rates in its first frame",
+  },
+  {
+    suite: "cli-operate",
+    rule: "a worker that is full is marked",
+    file: "cli/top/lines.ts",
+    edits: [["inFlight >= concurrency", "inFlight > concurrency"]],
+    test: "top colours errors, full workers and idle buses",
+  },
+  {
+    suite: "cli-operate",
     rule: "a rate is the sum of the clients' rates",
     file: "cli/top/watch.ts",
     edits: [["return sum + (1_000 *", "return (1_000 *"]],
