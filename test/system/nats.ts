@@ -11,6 +11,7 @@ import { remote, runSuite } from "../portable-suites.ts";
 import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
 import { type Checks, expect, Lacking, note, Program, run, until } from "./checks.ts";
+import { DocWorker, type Outgoing } from "./nats-peer.ts";
 import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
 
@@ -252,6 +253,54 @@ async function stalledReaders(): Promise<void> {
   void [first, second];
 }
 
+/** What a worker can do to its connection, and what the bus then says of it. */
+const BREAKS: [name: string, spoil: (message: Outgoing) => void, says: RegExp][] = [
+  ["a gap in the numbers", (message) => message.number++, /a message between it and this process was lost/],
+  ["a number twice", (message) => message.number--, /a message between it and this process was lost/],
+  [
+    "an acknowledgement of bytes that were not sent",
+    (message) => (message.acknowledged += 9_999),
+    /an invalid message/,
+  ],
+  ["a message of no kind", (message) => (message.kind = 3), /an invalid message/],
+  ["an end with bytes", (message) => (message.kind = 2), /an invalid message/],
+  ["a frame of 4 GB", (message) => message.bytes.fill(255, 4, 8), /a frame of 4294967295 bytes/],
+];
+
+async function documented(): Promise<void> {
+  await using server = await startServer();
+  const bus = await SlotBus.connect({ name: "documented", via: nats({ servers: server.url }) });
+  await using _ = bus;
+  const reasons: string[] = [];
+  bus.on("died", (_worker, reason) => reasons.push(reason));
+  {
+    await using worker = await DocWorker.open(server.url, "documented");
+    worker.onRequest = (exchange, path) => worker.respond(exchange, `you asked ${path}`);
+    await bus.ready();
+    const answer = await bus.request({ path: "/hello" });
+    expect(answer.text() === "you asked /hello", `it answered ${answer.text()}`);
+  }
+  await until(() => bus.workers.length === 0, "a worker whose connection to the server ended is gone");
+  for (const [name, spoil, says] of BREAKS) {
+    await using worker = await DocWorker.open(server.url, "documented");
+    worker.onRequest = (exchange) => {
+      worker.spoil = spoil;
+      worker.respond(exchange, "spoilt");
+    };
+    await bus.ready();
+    const { code, mayHaveExecuted } = await rejection<SlotbusError>(bus.request({ path: "/hello" }));
+    expect(code === "WORKER_DIED" && mayHaveExecuted, `after ${name} the request rejects with ${code}`);
+    expect(says.test(reasons.at(-1)!), `after ${name} the bus says: ${reasons.at(-1)}`);
+    await until(() => worker.isOver, `the worker learns that its connection is over after ${name}`);
+  }
+  await using mute = await DocWorker.open(server.url, "documented");
+  mute.onRequest = () => (mute.isMute = true);
+  await bus.ready();
+  const start = now();
+  await rejection(bus.request({ path: "/hello" }));
+  expect(now() - start > 2_500 && now() - start < 6_000, `a mute worker was noticed after ${now() - start} ms`);
+}
+
 /** Users that have only the permissions of docs/nats.md. */
 const USERS = `authorization { users = [
   { user: asks, password: one, permissions: {
@@ -293,6 +342,8 @@ export const checks: Checks = {
   "a stopped NATS server is noticed by missing signs of life, and the bus goes on when it continues": stoppedServer,
   "after the network to a NATS server was cut, or let nothing through, the bus goes on": cutNetwork,
   "users with the permissions of docs/nats.md ask and answer over NATS, and others are refused": permissions,
+  "a worker that is written from docs/nats.md alone answers, and is cut off when it breaks a rule of that page":
+    documented,
   "slotbus bench nats measures slotbus and the bare client library": bench,
   "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
   "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
