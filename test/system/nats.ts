@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { NatsRow } from "../../bench/nats/suite.ts";
 import type { Bar } from "../../bench/report.ts";
 import { missing } from "../../bench/servers.ts";
-import { type PortableBus, SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
+import { contract, type PortableBus, rpc, SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
 import { nats } from "../../src/nats/index.ts";
 import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
 import { remote, runSuite } from "../portable-suites.ts";
@@ -301,6 +301,32 @@ async function documented(): Promise<void> {
   expect(now() - start > 2_500 && now() - start < 6_000, `a mute worker was noticed after ${now() - start} ms`);
 }
 
+async function services(): Promise<void> {
+  await using server = await startServer();
+  const via = nats({ servers: server.url });
+  const name = "shop.eu";
+  await using bus = await SlotBus.connect({ name, via });
+  await using worker = await SlotWorker.open({ name, via });
+  const shop = contract("shop", { buy: rpc<{ item: string }, string>() });
+  worker.implement(shop, { buy: ({ item }) => `bought ${item}` });
+  await bus.client(shop).buy({ item: "tea" });
+  const connection = await via.link.enter();
+  const ask = async (subject: string) => (await connection.request(subject)).json<Record<string, unknown>>();
+  const ping = await ask("$SRV.PING");
+  expect(ping["type"] === "io.nats.micro.v1.ping_response" && ping["name"] === "shop_eu", JSON.stringify(ping));
+  const info = (await ask("$SRV.INFO.shop_eu")) as { endpoints: { name: string }[] };
+  expect(info.endpoints.map((one) => one.name).join() === "requests,shop-buy", JSON.stringify(info));
+  const stats = (await ask(`$SRV.STATS.shop_eu.${String(ping["id"])}`)) as { endpoints: { num_requests: number }[] };
+  expect(stats.endpoints[0]!.num_requests === 1, JSON.stringify(stats));
+  await worker.close();
+  const gone = await rejection<Error>(connection.request("$SRV.PING.shop_eu"));
+  expect(
+    gone.name === "NoRespondersError" || gone.name === "RequestError",
+    `after the end of the worker: ${gone.name}`,
+  );
+  await via.link.leave();
+}
+
 /** Users that have only the permissions of docs/nats.md. */
 const USERS = `authorization { users = [
   { user: asks, password: one, permissions: {
@@ -344,6 +370,8 @@ export const checks: Checks = {
   "users with the permissions of docs/nats.md ask and answer over NATS, and others are refused": permissions,
   "a worker that is written from docs/nats.md alone answers, and is cut off when it breaks a rule of that page":
     documented,
+  "tools that speak the services protocol of NATS see workers, the methods of their contracts and their counts":
+    services,
   "slotbus bench nats measures slotbus and the bare client library": bench,
   "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
   "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
