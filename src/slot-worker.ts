@@ -12,6 +12,7 @@ import {
   type SlotWorkerEvents,
   type SlotWorkerOptions,
 } from "./bus/worker-options.ts";
+import type { RemoteVia } from "./bus/via.ts";
 import { systemClock } from "./clock.ts";
 import { Closing } from "./closing.ts";
 import type { Contract, Handlers } from "./contract/contract.ts";
@@ -50,6 +51,8 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
    * @throws (rejects) {BusNotFoundError}, {VersionMismatchError}, `PERMISSION_DENIED`,
    * {@link InvalidConfigError}, `RESOURCE`.
    */
+  static open(options: SlotWorkerOptions & { via: RemoteVia | undefined }): Promise<PortableWorker>;
+  static open(options?: SlotWorkerOptions): Promise<SlotWorker>;
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const resolved = resolveWorkerOptions(options, isRun);
     const worker = new SlotWorker(resolved, await loadWire(resolved.via));
@@ -143,6 +146,7 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
     if (super.closed) throw this.#closedError();
     this.#contracts ??= new Implementations(this.#receiver.handler, (error, request) => this.#report(request, error));
     this.#contracts.add(contract, handlers);
+    this.#receiver.wire.offers?.(contract.name, Object.keys(contract.methods));
     this.#receiver.serve(this.#contracts.handle);
     return this;
   }

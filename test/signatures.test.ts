@@ -1,13 +1,15 @@
 /** Every public signature: parameters and results of all methods, getters, functions, statics and events. */
 
 import { expect, test } from "bun:test";
+import type { NatsConnection } from "@nats-io/transport-node";
 import type { Server } from "bun";
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type * as B from "slotbus";
-import type { SlotBus, SlotWorker } from "slotbus";
+import { SlotBus, SlotWorker } from "slotbus";
 import type * as H from "slotbus/hub";
 import { Hub, type HubEmitter, type HubRequest, HubWorker, type limit, sse, type ws } from "slotbus/hub";
+import type { nats, NatsOptions, NatsVia } from "slotbus/nats";
 import type { instrument, InstrumentOptions } from "slotbus/otel";
 import { Pool, type PoolEvents, type PoolStats, type RunName, type StreamName, task, type Task } from "slotbus/pool";
 import type * as L from "slotbus/pool";
@@ -276,11 +278,21 @@ export type OfServeAndTesting = [
   Expect<Equal<typeof assertNoLeaks, <Of>(work: () => Of | Promise<Of>, options?: T.LeakOptions) => Promise<Of>>>,
   Expect<Getters<LeakError, "name", "LeakError">>,
   Expect<Getters<LeakError, "leaks", readonly T.Leak[]>>,
+  Expect<Equal<typeof nats, (given?: NatsOptions | NatsConnection) => NatsVia>>,
   Expect<Equal<typeof instrument, (options?: InstrumentOptions) => Disposable>>,
 ];
 
 /** Compiled, never run: each marked line must not compile. */
 export const wrong = async (b: SlotBus, s: StdioBus, t: TestBus): Promise<void> => {
+  const via: NatsVia | undefined = undefined as NatsVia | undefined;
+  const remote = { bus: await SlotBus.connect({ name: "x", via }), worker: await SlotWorker.open({ name: "x", via }) };
+  await remote.bus.request({ path: "/" });
+  // @ts-expect-error: a bus over NATS has no shared memory
+  void remote.bus.borrow({ path: "/" });
+  // @ts-expect-error: a bus over NATS does not block
+  remote.bus.requestSync({ path: "/" });
+  // @ts-expect-error: a worker over NATS does not block
+  remote.worker.serveSync(() => "x");
   // @ts-expect-error: created by start
   new Hub({});
   // @ts-expect-error: created by start
