@@ -235,6 +235,25 @@ describe("messages", () => {
     client.close();
   });
 
+  test("of handlers that send late arrive in order, while a process of them always publishes", async () => {
+    await using stage = await SocketStage.open();
+    await stage.chat();
+    const clients = await Promise.all(Array.from({ length: 10 }, () => stage.connect("/chat/1")));
+    clients[0]!.send("busy");
+    await clients[0]!.received(1);
+    await stage.chat();
+    const sent = Array.from({ length: 200 }, (_, n) => `sleep 1 ${n}`);
+    for (const message of sent) for (const client of clients) client.send(message);
+    for (const client of clients) {
+      const received = (): string[] => textOf(client.messages).filter((text) => !text.endsWith("busy"));
+      await until(() => received().length >= 200, "200 answers", 20_000);
+      expect(received().map((text) => text.replace(/^\d+ /, ""))).toEqual(sent);
+      client.close();
+    }
+    const pids = new Set(clients.flatMap(({ messages }) => textOf(messages).map((text) => text.split(" ")[0])));
+    expect(pids.size).toBe(2);
+  });
+
   test("to a topic reach its subscribers of the same worker name; to an id, that connection, from any process", async () => {
     await using stage = await SocketStage.open();
     await stage.chat();

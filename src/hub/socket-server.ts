@@ -30,10 +30,10 @@ export class SocketServer {
     if (answer === false)
       return { status: 403, json: { error: "The worker refused this WebSocket.", code: "REFUSED" } };
     if (answer !== undefined && answer !== true) return answer;
-    await this.#sockets.settled();
+    const body = await this.#end(socket);
     const headers = new Headers(socket.headers ?? {});
     if (socket.protocol !== "") headers.set("sec-websocket-protocol", socket.protocol);
-    return { contentType: ACCEPTED, headers, body: socket.end() };
+    return { contentType: ACCEPTED, headers, body };
   }
 
   /** Handles a message, or the end of a connection. A handler that fails is reported; the connection stays. */
@@ -46,7 +46,7 @@ export class SocketServer {
       if (error === unknownConnection) return { status: UNKNOWN };
       this.#report(error, request);
     }
-    return this.#sockets.settled() === null ? socket.end() : this.#later(undefined, socket, request);
+    return this.#sockets.settled() === null ? socket.end() : this.#end(socket);
   }
 
   async #later(running: unknown, socket: HubSocket, request: WorkerRequest): Promise<Answerable> {
@@ -56,6 +56,12 @@ export class SocketServer {
     } catch (error) {
       this.#report(error, request);
     }
+    return this.#end(socket);
+  }
+
+  /** Ends a handler after what it has sent before has arrived: the response must not arrive first. */
+  async #end(socket: HubSocket): Promise<Uint8Array> {
+    socket.hold();
     await this.#sockets.settled();
     return socket.end();
   }

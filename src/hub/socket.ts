@@ -138,6 +138,11 @@ export class HubSocket<Pattern extends string = string> {
     if (this.#own && !this.#own.isEmpty) this.#schedule();
   }
 
+  /** @internal The handler has ended: what it has not sent yet travels with its response. */
+  hold(): void {
+    this.#isLate = false;
+  }
+
   /** @internal Ends the handler; returns what its response brings. */
   end(): Uint8Array {
     const own = this.#own!;
@@ -157,7 +162,7 @@ export class HubSocket<Pattern extends string = string> {
     this.#isScheduled = true;
     setImmediate(() => {
       this.#isScheduled = false;
-      if (this.#own === null || this.#own.isEmpty) return;
+      if (!this.#isLate || this.#own === null || this.#own.isEmpty) return;
       const bytes = this.#own.take();
       const named = (commands: Commands): void => {
         for (const { code, key, content } of readCommands(bytes)) commands.add(code, key || this.id, content);

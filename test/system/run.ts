@@ -37,6 +37,7 @@ import { checks as reference } from "./reference.ts";
 import { checks as rivals } from "./rivals.ts";
 import { HARD, checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
+import { checks as sockets } from "./sockets.ts";
 import { checks as stdio } from "./stdio.ts";
 import { checks as syscalls } from "./syscalls.ts";
 import { checks as systemd } from "./systemd.ts";
@@ -66,6 +67,7 @@ const groups: { [name: string]: Checks } = {
   versions,
   clocks,
   browser,
+  sockets,
   pages,
   pictures,
   bullmq,
