@@ -251,7 +251,11 @@ export class Sockets {
     } finally {
       gate.leave();
     }
-    const { body } = response;
+    const { body, status } = response;
+    if (status !== 200)
+      throw new SlotbusError("PROTOCOL", `A worker answered a message with status ${status}.`, {
+        mayHaveExecuted: true,
+      });
     const at = commands.onlyMessage(body);
     if (at > 0) this.#send(connection, body[0]!, body.subarray(at));
     else if (body.length > 0) await this.#carryOut(connection, body);
@@ -268,8 +272,9 @@ export class Sockets {
     }
     const again = await bus.request(connection.handshake, { timeout });
     if (again.contentType !== commands.ACCEPTED) {
-      this.#shut(connection, POLICY, "The worker refused the connection after a restart.");
-      return again;
+      const why = "The worker refused the connection after a restart.";
+      this.#shut(connection, POLICY, why);
+      throw new SlotbusError("PROTOCOL", why, { mayHaveExecuted: true });
     }
     connection.pid = again.workerPid;
     await this.#carryOut(connection, again.body);
