@@ -146,6 +146,7 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
     if (super.closed) throw this.#closedError();
     this.#contracts ??= new Implementations(this.#receiver.handler, (error, request) => this.#report(request, error));
     this.#contracts.add(contract, handlers);
+    this.#receiver.wire.offers?.(contract.name, Object.keys(contract.methods));
     this.#receiver.serve(this.#contracts.handle);
     return this;
   }

@@ -73,8 +73,8 @@ export const portable: Left = {
 
 /** For NATS. */
 export const remote: Left = {
-  contract: portable["contract"]!,
-  fetch: portable["fetch"]!,
+  ...portable,
+  worker: [...portable["worker"]!, ["without a client open rejects", "over NATS the error names the server"]],
   bus: [
     ...portable["bus"]!,
     ["a second client on a live name is refused", FILES],

@@ -71,9 +71,9 @@ test("examples are complete programs of less than 40 lines", () => {
 const floor =
   /^src\/(backoff|body|bounded-queue|check|clock|closing|codec|compiled|detach|errors(\/\w+)?|fast-buffer|hold|hot|jsonify|latency|near|options|runner|runtime|runtime-directory)\.ts$/;
 
-/** The package's sources: src, and bench without the developers' benches. */
+/** The package's sources: src, and bench without what a checkout alone runs. */
 function packedSources(): string[] {
-  return [...files("src", ".ts"), ...files("bench", ".ts").filter((file) => !file.startsWith("bench/dev/"))];
+  return [...files("src", ".ts"), ...files("bench", ".ts").filter((file) => !/^bench\/(?:dev|rivals)\//.test(file))];
 }
 
 /** The part a file belongs to: its folder of src, the ground floor, `bench`, or `.` for the rest of src itself. */

@@ -196,6 +196,8 @@ export interface WorkerWire {
    * to attach to each client that is there, unless it rejects then.
    */
   open(waitMs: number, tried?: () => void): Promise<void>;
+  /** Says which methods of a contract the worker handles, on a wire whose tools show them. */
+  offers?(contract: string, methods: readonly string[]): void;
   /** Takes requests from the event loop from now on. */
   listen(): void;
   /**

@@ -34,6 +34,7 @@ import { checks as pictures } from "./pictures.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as processors } from "./processors.ts";
 import { checks as reference } from "./reference.ts";
+import { checks as rivals } from "./rivals.ts";
 import { HARD, checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
 import { checks as sockets } from "./sockets.ts";
@@ -70,6 +71,7 @@ const groups: { [name: string]: Checks } = {
   pages,
   pictures,
   bullmq,
+  rivals,
   nginx,
   nats,
   front,
@@ -85,6 +87,7 @@ const more: { [name: string]: string[] } = {
   reference: packed,
   pages: [...packed, "CONTRIBUTING.md"],
   bullmq: ["docs/recipes.md"],
+  rivals: ["bench"],
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
   nats: [...Object.keys(remote).map((name) => `test/${name}.test.ts`), "test/portable-suites.ts"],

@@ -10,6 +10,7 @@ import { type BusSubjects, isId, makeId } from "../../nats/subjects.ts";
 import type { FinderEvents, Finding } from "../socket/finder.ts";
 import { joinClient } from "../socket/join.ts";
 import { NatsDuplex } from "./duplex.ts";
+import { NatsService } from "./service.ts";
 
 /** Pauses before it attaches again to a client, in ms. They grow until a session lasts for `max`. */
 const RETURNS: Backoff = { initial: 20, max: 10_000 };
@@ -50,6 +51,8 @@ export class NatsFinder implements Finding {
   readonly #subjects: BusSubjects;
   readonly #events: FinderEvents;
   readonly #id = makeId();
+  // oxlint-disable-next-line no-restricted-globals -- the services protocol has the time of a calendar
+  readonly #started = new Date().toISOString();
   /** Clients with a session or a handshake. */
   readonly #known = new Set<string>();
   readonly #sessions = new Map<string, Session>();
@@ -58,6 +61,9 @@ export class NatsFinder implements Finding {
   #subscriptions: Subscription[] | null = null;
   #entering: Promise<unknown> | null = null;
   #unwatch: () => void = () => {};
+  #service: NatsService | null = null;
+  /** Arguments of {@link offers}. */
+  readonly #offers: Parameters<NatsService["offers"]>[] = [];
   #isOver = false;
 
   constructor(
@@ -110,15 +116,17 @@ export class NatsFinder implements Finding {
   async #enter(): Promise<void> {
     const connection = await this.#link.enter();
     if (this.#isOver) return this.#link.leave();
+    const { name } = this.#options;
+    const own = this.#subjects.worker(this.#id);
+    this.#service = new NatsService(this.#link, name, this.#id, own, this.#events.counts, this.#started);
+    for (const offer of this.#offers) this.#service.offers(...offer);
     const callback = (error: Error | null, message: Msg): void => {
       if (error) this.#settle(refusedBy("a worker", this.#options.name, error));
       else if (isUnheard(message)) this.#settle(this.#notFound());
       else this.#heard(utf8.decode(message.data.subarray(0, 65)));
     };
     const { workers } = this.#subjects;
-    this.#subscriptions = [workers, this.#subjects.worker(this.#id)].map((subject) =>
-      connection.subscribe(subject, { callback }),
-    );
+    this.#subscriptions = [workers, own].map((subject) => connection.subscribe(subject, { callback }));
     this.#unwatch = this.#link.watch((isConnected) => {
       if (!isConnected) return;
       this.#known.clear(); // all sessions ended with the last connection to the server
@@ -126,6 +134,11 @@ export class NatsFinder implements Finding {
       this.#ask();
     });
     this.#lookAgain();
+  }
+
+  offers(contract: string, methods: readonly string[]): void {
+    this.#offers.push([contract, methods]);
+    this.#service?.offers(contract, methods);
   }
 
   #settle(error: SlotbusError | null): void {
@@ -216,6 +229,7 @@ export class NatsFinder implements Finding {
     for (const timer of this.#timers) timer.close();
     this.#timers.clear();
     this.#unwatch();
+    this.#service?.close();
     if (!this.#subscriptions) return; // `#enter` leaves by itself
     for (const subscription of this.#subscriptions) subscription.unsubscribe();
     void this.#link.leave();

@@ -32,6 +32,8 @@ export interface FinderEvents {
   attached(address: string, ...session: Parameters<Attached>): void;
   /** A client cannot be attached to, and is not tried again before something changes. */
   refused(error: SlotbusError): void;
+  /** Returns the number of requests that the worker took, and of those that run. */
+  counts(): { readonly taken: number; readonly running: number };
 }
 
 /** Finds the clients of one worker and attaches to them. */
@@ -43,6 +45,8 @@ export interface Finding {
   look(tried?: (error: SlotbusError | null) => void): Promise<SlotbusError | null>;
   /** The session with the client at `address` has ended. Attaches to a client of a shared bus again after a pause. */
   left(address: string): void;
+  /** See {@link WorkerWire.offers}. */
+  offers?(contract: string, methods: readonly string[]): void;
   close(): void;
 }
 

@@ -106,9 +106,8 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
   }
 
   #ended(): SlotbusError {
-    const { fate } = this.#duplex;
-    if (this.evictedFor === "" && fate) return new SlotbusError("DISCONNECTED", `The client ${fate}.`);
     if (this.evictedFor !== "") return new SlotbusError("EVICTED", this.evictedFor);
+    if (this.#duplex.fate) return new SlotbusError("DISCONNECTED", `The client ${this.#duplex.fate}.`);
     return new SlotbusError("CLOSED", "The client is closed.", { retryable: true });
   }
 

@@ -30,6 +30,8 @@ export class SocketWorker implements WorkerWire, SocketSide {
   #connections: SocketWorkerConnection[] = [];
   /** Index of the connection that is asked first for the next request. */
   #next = 0;
+  /** Number of requests that were taken. */
+  #taken = 0;
   #isListening = false;
   #isDraining = false;
   #isClosed = false;
@@ -59,6 +61,7 @@ export class SocketWorker implements WorkerWire, SocketSide {
       refused: (error) => {
         if (this.isConnected) arrivals.refused(error);
       },
+      counts: () => ({ taken: this.#taken, running: this.running }),
     });
   }
 
@@ -112,6 +115,10 @@ export class SocketWorker implements WorkerWire, SocketSide {
     if (rest.length > 0) duplex.onData(rest);
   }
 
+  offers(contract: string, methods: readonly string[]): void {
+    this.#finder.offers?.(contract, methods);
+  }
+
   listen(): void {
     this.#isListening = true;
     for (const connection of this.#connections) connection.ref();
@@ -126,6 +133,7 @@ export class SocketWorker implements WorkerWire, SocketSide {
     while (this.#arrivals.canTake) {
       const connection = this.#choose();
       if (!connection) break;
+      this.#taken++;
       this.#arrivals.arrived(connection.take(this.#clock.now()));
     }
     this.#isTaking = false;
