@@ -60,6 +60,22 @@ test("Elysia: objects, topics, headers of the handshake and the end", async () =
   expect((await rejection(SocketClient.open(stage.hub, "/elysia/none"))).message).toContain("404");
 });
 
+test("an app gets the end of its connections when the hub is killed", async () => {
+  await using stage = await AppStage.open();
+  stage.workspace.leftovers = ["other.sock", "other.apps.sock", "other.control"];
+  const { directory } = stage.workspace;
+  const hub = new Child("hub-server.ts", [directory, '{"name":"other"}'], {});
+  stage.workers.push(hub);
+  const url = new URL(`http://127.0.0.1:${(await hub.line("listens")).split(" ")[1]}`);
+  const app = new Child("hub-apps.ts", [directory, "other"], {});
+  stage.workers.push(app);
+  await app.line("connected");
+  const client = await SocketClient.open({ url }, "/hono/room/1");
+  await client.received(1);
+  await hub.kill();
+  await app.line("hono close 1006");
+});
+
 test("the state of a connection is in one process; when that ends, another one repeats the handshake", async () => {
   await using stage = await AppStage.open();
   const lost: unknown[] = [];

@@ -27,6 +27,8 @@ const AT_ONCE = 256;
 const PAUSE = { initial: 10, max: 1_000 };
 /** Time for which a hub that closes waits until its workers know that the connections are closed, in ms. */
 const FAREWELL_MS = 1_000;
+/** Handshakes that are repeated at most for one message. */
+const REPEATS = 3;
 /** Close codes of RFC 6455 (7.4.1). */
 const GOING_AWAY = 1_001;
 const POLICY = 1_008;
@@ -262,13 +264,18 @@ export class Sockets {
   }
 
   /** Sends an item to the process that has the connection's state. If the process has ended, another one repeats the handshake. */
-  async #askPinned(connection: Connection, item: Item, { owner, limits }: Route<Service>): Promise<BusResponse> {
+  async #askPinned(connection: Connection, item: Item, route: Route<Service>, repeats = 0): Promise<BusResponse> {
+    const { owner, limits } = route;
     const { bus } = owner;
     const { timeout } = limits;
     const worker = bus.workers.find(({ pid }) => pid === connection.pid)?.id;
     if (worker !== undefined) {
       const response = await bus.request(connection.request(item), { timeout, worker });
       if (response.status !== commands.UNKNOWN) return response;
+    }
+    if (repeats === REPEATS) {
+      const why = "The worker loses the state of the connection each time.";
+      throw new SlotbusError("PROTOCOL", why, { mayHaveExecuted: true });
     }
     const again = await bus.request(connection.handshake, { timeout });
     if (again.contentType !== commands.ACCEPTED) {
@@ -278,7 +285,7 @@ export class Sockets {
     }
     connection.pid = again.workerPid;
     await this.#carryOut(connection, again.body);
-    return this.#askPinned(connection, item, { owner, limits } as Route<Service>);
+    return this.#askPinned(connection, item, route, repeats + 1);
   }
 
   #gateOf(worker: string): Gate {
