@@ -36,7 +36,7 @@ async function round(call: Call, inFlight: number, pids: readonly number[]): Pro
   const start = performance.now();
   const end = start + ROUND_MS;
   const loop = async (): Promise<void> => {
-    for (let now = performance.now(); now < end; ) {
+    for (let now = performance.now(); now < end;) {
       await call();
       const then = performance.now();
       took.push(then - now);
@@ -60,7 +60,12 @@ function cpuOf(pids: readonly number[]): number {
 function median(values: readonly Rates[]): Rates {
   const middle = (pick: (rates: Rates) => number): number =>
     values.map(pick).sort((a, b) => a - b)[values.length >> 1] ?? 0;
-  return { rate: middle((r) => r.rate), p50: middle((r) => r.p50), p99: middle((r) => r.p99), cpu: middle((r) => r.cpu) };
+  return {
+    rate: middle((r) => r.rate),
+    p50: middle((r) => r.p50),
+    p99: middle((r) => r.p99),
+    cpu: middle((r) => r.cpu),
+  };
 }
 
 function print(what: string, { rate, p50, p99, cpu }: Rates): void {
@@ -85,7 +90,10 @@ const BESIDE = "64 B beside 100 MB";
 async function inBun(rounds: number, only: string): Promise<void> {
   const { start, startSlotbusSocket, Workspace } = await import("../systems.ts");
   using workspace = new Workspace();
-  const contestants = [await start("unix-socket", workspace), await startSlotbusSocket(workspace, LARGE_BYTES)] as const;
+  const contestants = [
+    await start("unix-socket", workspace),
+    await startSlotbusSocket(workspace, LARGE_BYTES),
+  ] as const;
   printHeader();
   for (const { what, bytes, inFlight } of CASES.filter((one) => one.what.includes(only))) {
     const body = new Uint8Array(bytes).fill(7);
@@ -99,7 +107,9 @@ async function inBun(rounds: number, only: string): Promise<void> {
     const [raw, ours] = all.map(median) as [Rates, Rates];
     print(`${what}, raw`, raw);
     print(`${what}, slotbus`, ours);
-    console.log(`  ours ÷ raw: rate ${(ours.rate / raw.rate).toFixed(2)}, raw ÷ ours: p50 ${(raw.p50 / ours.p50).toFixed(2)}`);
+    console.log(
+      `  ours ÷ raw: rate ${(ours.rate / raw.rate).toFixed(2)}, raw ÷ ours: p50 ${(raw.p50 / ours.p50).toFixed(2)}`,
+    );
   }
   if (BESIDE.includes(only)) await beside(contestants[1], rounds);
   for (const contestant of contestants) await contestant.stop();
