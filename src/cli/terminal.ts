@@ -92,6 +92,8 @@ export async function untilStopped(look: (stopped: Promise<void>) => Promise<boo
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /** q, Q, ^C, ^D. */
+/** A cursor key, or a character. */
+const KEY = new RegExp(`${"\u001b"}\\[[A-D]|[^]`, "g");
 const QUIT = [..."qQ\u0003\u0004"];
 const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
 const LEAVE = "\u001b[?7h\u001b[?25h\u001b[?1049l";
@@ -137,7 +139,7 @@ export function openScreen(content: Content): Screen {
   const onKeys = (bytes: Buffer): void => {
     if (QUIT.some((key) => bytes.includes(key))) quit();
     let isNew = false;
-    for (const [key] of bytes.toString("latin1").matchAll(/\u001b\[[A-D]|[^]/g)) {
+    for (const [key] of bytes.toString("latin1").matchAll(KEY)) {
       if (key === UP || key === DOWN) skipped += key === UP ? -1 : 1;
       isNew = key === UP || key === DOWN || content.press(key) || isNew;
     }
