@@ -1,5 +1,6 @@
 /** Shared by the checks: their needs and expectations, and the processes and directories that they watch. */
 
+import { AsyncLocalStorage } from "node:async_hooks";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -29,16 +30,17 @@ export function expect(holds: boolean, what: string): void {
   if (!holds) throw new Error(what);
 }
 
-const notes: string[] = [];
+/** The notes of the check that runs. Two checks can run at once. */
+const notes = new AsyncLocalStorage<string[]>();
 
 /** Prints a line of figures below the running check. */
 export function note(text: string): void {
-  notes.push(text);
+  notes.getStore()!.push(text);
 }
 
-/** Returns the notes since the last call. */
-export function takeNotes(): string[] {
-  return notes.splice(0);
+/** Runs a check, whose notes go to `kept`. */
+export function withNotes(kept: string[], check: () => Promise<void>): Promise<void> {
+  return notes.run(kept, check);
 }
 
 /** Resolves when `condition` holds; fails after `ms` with `what`, a sentence of the condition. */

@@ -15,7 +15,7 @@ import { remote } from "../portable-suites.ts";
 import { filesOf, Inputs, LIBRARY, type Proved, ProvedRecord, sample } from "../prove/proved.ts";
 import { checks as browser } from "./browser.ts";
 import { checks as bullmq } from "./bullmq.ts";
-import { type Checks, Lacking, takeNotes } from "./checks.ts";
+import { type Checks, Lacking, withNotes } from "./checks.ts";
 import { checks as clocks } from "./clocks.ts";
 import { checks as containers } from "./containers.ts";
 import { checks as coverage, IN_BUN } from "./coverage.ts";
@@ -94,6 +94,15 @@ const more: { [name: string]: string[] } = {
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
 };
 
+/**
+ * Groups that run beside each other: they measure neither times nor memory, and do not keep both processors busy. A lane runs
+ * its groups one after the other, because they build or install in the same folders. All other groups run alone.
+ */
+const lanes = [
+  ["package", "reference", "installed", "pages", "pictures", "versions"],
+  ["large", "tls", "users", "containers", "browser", "nginx", "front", "stdio", "systemd", "bullmq"],
+];
+
 /** Hash of what a group depends on now. */
 function hashOf(group: string): string {
   const inputs = new Inputs();
@@ -122,8 +131,9 @@ async function runCheck(sentence: string, check: () => Promise<void>): Promise<b
   const start = performance.now();
   let verdict: keyof typeof counts = "passed";
   let why = "";
+  const notes: string[] = [];
   try {
-    await check();
+    await withNotes(notes, check);
   } catch (error) {
     verdict = error instanceof Lacking ? "lacking" : "failed";
     why = `\n${(error as Error).message}`;
@@ -131,31 +141,39 @@ async function runCheck(sentence: string, check: () => Promise<void>): Promise<b
   counts[verdict]++;
   tell({ name: sentence, verdict: verdict === "passed" ? verdict : "failed", lines: linesOf(why) });
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  const text = [...takeNotes(), why].filter((line) => line !== "").join("\n");
+  const text = [...notes, why].filter((line) => line !== "").join("\n");
   process.stdout.write(
     `${verdict.padEnd(7)} ${sentence} (${seconds} s)${text && `\n${text.trim()}`.replaceAll("\n", "\n     ")}\n`,
   );
   return verdict === "passed";
 }
 
-for (const [group, checks] of Object.entries(groups)) {
+async function runGroup(group: string): Promise<void> {
+  const checks = groups[group]!;
   const before = proved.get(group);
   if (before && !again.includes(group)) {
     process.stdout.write(`recorded ${group}: proved on ${before.date}: ${before.figures}\n`);
     const lines = [`${before.date}: ${before.figures}`];
     tell({ name: group, verdict: "recorded", lines, count: Object.keys(checks).length });
-    continue;
+    return;
   }
   const hash = values.record && !part ? hashOf(group) : "";
   const start = performance.now();
   let passed = 0;
   const chosen = Object.entries(checks).filter(([sentence]) => sentence.includes(part));
   for (const [sentence, check] of chosen) if (await runCheck(sentence, check)) passed++;
-  if (hash === "") continue;
+  if (hash === "") return;
   const isWhole = passed === chosen.length && hash === hashOf(group);
   const seconds = (performance.now() - start) / 1000;
   record.store([[`checks ${group}`, isWhole ? { hash, seconds, figures: `${passed} passed` } : null]]);
 }
+const ordered = new Set(lanes.flat());
+for (const group of Object.keys(groups)) if (!ordered.has(group)) await runGroup(group);
+await Promise.all(
+  lanes.map(async (lane) => {
+    for (const group of lane) await runGroup(group);
+  }),
+);
 const lacking = counts.lacking > 0 ? `, ${counts.lacking} lacking` : "";
 process.stdout.write(`${counts.passed} passed, ${counts.failed} failed${lacking}\n`);
 process.exit(counts.failed + counts.lacking > 0 || counts.passed === 0 ? 1 : 0);
