@@ -81,12 +81,15 @@ function addLibraries(): void {
   writeFileSync(join(stage, "native/SHA256SUMS"), sums.join(""));
 }
 
-/** Builds `dist/` from `src/`. `src/` is packed too, for the source maps. `bench/` is packed as JavaScript, without `bench/dev/`. */
+/**
+ * Builds `dist/` from `src/`. `src/` is packed too, for the source maps. `bench/` is packed as JavaScript, without `bench/dev/` and
+ * `bench/rivals/`.
+ */
 async function addJavaScript(): Promise<void> {
   cpSync(join(root, "src"), join(stage, "src"), { recursive: true });
   cpSync(join(root, "bench"), join(stage, "bench"), { recursive: true });
   rmSync(join(stage, "src/native/generate.ts")); // only needed in a checkout
-  rmSync(join(stage, "bench/dev"), { recursive: true });
+  for (const folder of ["dev", "rivals"]) rmSync(join(stage, "bench", folder), { recursive: true });
   const tsc = ["tsc", "-p", "tsconfig.build.json"];
   run([...tsc, "--removeComments"]); // declarations and `src` keep the comments
   run([...tsc, "--emitDeclarationOnly", "--declaration"]);
@@ -255,7 +258,7 @@ function trimCommand(): void {
 }
 
 /** Entries that Node can use, on the socket wire. The others need Bun. */
-const PORTABLE = [".", "./otel", "./serve"];
+const PORTABLE = [".", "./nats", "./otel", "./serve"];
 
 /** Returns a module with the same exports for other runtimes: it can be imported, and throws when it is run. */
 async function unsupported(entry: string, source: string): Promise<string> {

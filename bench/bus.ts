@@ -83,7 +83,7 @@ type Case = "rtt" | "throughput" | "sparse";
 
 /** One row of the tables and of the JSON. */
 export interface Row extends Summary {
-  system: SystemName;
+  system: Contestant["name"];
   case: Case;
   payload_bytes: number;
   in_flight: number;
@@ -99,12 +99,19 @@ export interface Result {
 
 // ---- the run ------------------------------------------------------------------------------------------------------------
 
-async function measure(contestants: readonly Contestant[], plan: Plan, workspace: Workspace, say: Say): Promise<Row[]> {
+/** Measures all cases of the plan. A contestant takes no part in a case with more requests in flight than it can have. */
+export async function measure(
+  contestants: readonly Contestant[],
+  plan: Omit<Plan, "systems">,
+  workspace: Workspace,
+  say: Say,
+): Promise<Row[]> {
   const rows: Row[] = [];
   type One = (it: Contestant, isWarmUp: boolean) => Promise<Round>;
   const run = async (kind: Case, bytes: number, inFlight: number, one: One) => {
     say(kind === "sparse" ? "one request each millisecond" : `${sizeName(bytes)}, ${inFlight} in flight`);
-    const results = await alternate(contestants, plan.rounds, (it, isWarmUp) =>
+    const able = contestants.filter(({ mostInFlight = Infinity }) => inFlight <= mostInFlight);
+    const results = await alternate(able, plan.rounds, (it, isWarmUp) =>
       guarded(it.name, one(it, isWarmUp), workspace),
     );
     for (const [{ name }, rounds] of results)
@@ -114,17 +121,18 @@ async function measure(contestants: readonly Contestant[], plan: Plan, workspace
     for (const inFlight of plan.inFlight) {
       const bodies = makeBodies(bytes, inFlight);
       const isBusy = inFlight > 1 && bytes <= SMALL_BYTES;
-      const limits = { samples: Infinity, minimum: MINIMUM_SAMPLES, ms: plan.roundMs };
-      await run(inFlight === 1 ? "rtt" : "throughput", bytes, inFlight, ({ call }, isWarmUp) =>
-        closedLoop(call, bodies, {
-          ...limits,
-          leadInMs: !isBusy ? 0 : isWarmUp ? plan.warmUpMs : plan.leadInMs,
-        }),
-      );
+      await run(inFlight === 1 ? "rtt" : "throughput", bytes, inFlight, ({ call, measure: own }, isWarmUp) => {
+        const leadInMs = !isBusy ? 0 : isWarmUp ? plan.warmUpMs : plan.leadInMs;
+        const limits = { leadInMs, minimum: MINIMUM_SAMPLES, ms: plan.roundMs };
+        if (own) return own({ ...limits, bytes, inFlight, sparse: 0 });
+        return closedLoop(call, bodies, { ...limits, samples: Infinity });
+      });
     }
   }
   const [body] = makeBodies(64, 1);
-  if (plan.sparseSamples > 0) await run("sparse", 64, 1, ({ call }) => sparseLoop(call, body!, plan.sparseSamples));
+  const order = { bytes: 64, inFlight: 1, sparse: plan.sparseSamples, minimum: 0, ms: 0 };
+  if (plan.sparseSamples > 0)
+    await run("sparse", 64, 1, ({ call, measure: own }) => own?.(order) ?? sparseLoop(call, body!, plan.sparseSamples));
   return rows;
 }
 

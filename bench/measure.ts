@@ -20,6 +20,13 @@ export interface Limits {
   ms: number;
 }
 
+/** A round that a client in another language measures: with `sparse`, that number of requests, one per millisecond. */
+export interface Order extends Omit<Limits, "samples"> {
+  readonly bytes: number;
+  readonly inFlight: number;
+  readonly sparse: number;
+}
+
 let counter = 0;
 
 /** Makes `count` bodies of one size, at least 4 bytes. */

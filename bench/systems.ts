@@ -7,7 +7,7 @@ import type { Subprocess } from "bun";
 import { SlotBus, socket } from "../src/index.ts";
 import { CommandError } from "../src/cli/usage.ts";
 import { FrameReader, FrameWriter } from "./frames.ts";
-import type { Call } from "./measure.ts";
+import type { Call, Order, Round } from "./measure.ts";
 
 /** Names in the JSON. */
 export const SYSTEMS = [
@@ -22,6 +22,9 @@ export const SYSTEMS = [
 
 export type SystemName = (typeof SYSTEMS)[number];
 
+/** Systems of `rivals/`, which a checkout measures. */
+export type RivalName = "iceoryx2-polling" | "iceoryx2-events" | "slotbus-rust" | "grpc-unix" | "redis" | "nats";
+
 /** First message of the process or thread that responds. */
 export interface Introduction {
   /** Its `process.pid`. */
@@ -33,10 +36,14 @@ export interface Introduction {
 
 /** A contestant that is ready for requests. */
 export interface Contestant {
-  readonly name: SystemName;
+  readonly name: SystemName | RivalName;
   readonly answerer: Introduction;
   /** Sends a body. Resolves to the body that came back; until then, the sent body must not change. */
   call: Call;
+  /** Measures a round in a client of another language, in place of `call`. */
+  readonly measure?: (order: Order) => Promise<Round>;
+  /** Most requests in flight at which the system works. Default: no limit. */
+  readonly mostInFlight?: number;
   stop(): Promise<void>;
 }
 

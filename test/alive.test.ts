@@ -10,8 +10,8 @@ import { lives } from "./line-transport.ts";
 import { until, Workspace } from "./support.ts";
 import { within } from "./wait.ts";
 
-/** Child processes at a time: the machine has other work. */
-const CHILDREN = 4;
+/** Child processes at a time. They sleep. */
+const CHILDREN = 8;
 /** Each process at top level is watched for this long, and may use this much of it. A spin uses all of it. */
 const WATCH_MS = 500;
 const SHARE = 0.15;

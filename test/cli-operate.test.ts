@@ -8,9 +8,10 @@ import type { Cleaned } from "../src/cli/clean.ts";
 import type { Finding } from "../src/cli/doctor.ts";
 import type { Entry } from "../src/cli/ls.ts";
 import type { Frame } from "../src/cli/top.ts";
+import { lines } from "../src/cli/top/lines.ts";
 import { Contest } from "../src/contest/index.ts";
 import { Fleet } from "../src/events/index.ts";
-import type { SlotBus } from "../src/index.ts";
+import { SlotBus } from "../src/index.ts";
 import { Door } from "../src/native/door.ts";
 import { C, cString, native } from "../src/native/library.ts";
 import { NameLock } from "../src/native/name.ts";
@@ -356,6 +357,90 @@ test("top redraws in place in 80 columns, ends with q and restores the terminal"
   top.terminal.write("q");
   expect(await top.process.exited).toBe(0);
   await until(() => top.text.endsWith("\u001b[?7h\u001b[?25h\u001b[?1049l"), "the terminal is as it was");
+}, 20_000);
+
+test("top shows rates in its first frame, then their course, and its keys in the last row", async () => {
+  await using desk = new Desk();
+  await desk.busy();
+  await using slow = new TopInTerminal(desk, "60");
+  await until(() => slow.frames().length >= 1, "a frame");
+  const first = slow.frames()[0]!;
+  const figures = first[first.findIndex((line) => line.includes("REQ/S")) + 1]!;
+  expect(Number(/\S+/.exec(figures)![0].replaceAll(",", ""))).toBeGreaterThan(0);
+  expect(first.at(-1)).toMatch(/^q quit {2}s sort: name {2}↑↓ scroll {2}space pause/);
+  await using top = new TopInTerminal(desk, "0.05");
+  const last = (): string[] => top.frames().at(-1) ?? [];
+  for (const name of ["req/s", "p99"]) {
+    const course = new RegExp(`^  ${name} +[▁-█ ]{4,} max `);
+    await until(() => last().some((line) => course.test(line)), `the course of ${name}`);
+  }
+  top.terminal.resize(60, 24);
+  top.process.kill("SIGWINCH");
+  await until(() => last()[0]?.length === 60, "a narrow frame");
+  for (const line of last()) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(60);
+}, 20_000);
+
+test("top colours errors, full workers and idle buses", () => {
+  const worker = { id: 7, pid: 8, in_flight: 1, concurrency: 2, spinning: null, age_ms: 9 };
+  const figures = { requests_per_second: 5, errors_per_second: 0, queued: 0, waiting: 1, p50_us: 1, p99_us: 2 };
+  const rest = {
+    name: "x",
+    kind: "bus",
+    problem: null,
+    owner: null,
+    age_ms: 1,
+    slots: {},
+    clients: null,
+    contentions: 0,
+  };
+  /** Styles of the line of figures and of the worker's line. */
+  const styles = (bus: object, own: object = {}) => {
+    const frame = {
+      ...rest,
+      ...figures,
+      ...bus,
+      workers: [{ ...worker, ...own }],
+    } as unknown as Frame["buses"][number];
+    const all = lines({ directory: "/", buses: [frame], fleets: [] });
+    const after = (head: string) => {
+      const style = all[all.findIndex((line) => line.includes(head)) + 1]!;
+      return typeof style === "string" ? null : style[0];
+    };
+    return [after("REQ/S"), after("IN FLIGHT")];
+  };
+  expect(styles({})).toEqual([null, null]);
+  expect(styles({ errors_per_second: 1, queued: 1 })).toEqual(["red", null]);
+  expect(styles({ queued: 1 }, { in_flight: 2 })).toEqual(["yellow", "yellow"]);
+  expect(styles({ requests_per_second: 0, waiting: 0 })).toEqual(["dim", null]);
+});
+
+test("top's keys sort the buses, pause the figures and scroll", async () => {
+  await using desk = new Desk();
+  await using idle = await SlotBus.create({ name: "an-idle-bus", directory: desk.directory });
+  await desk.busy();
+  await using top = new TopInTerminal(desk, "0.05");
+  const last = (): string[] => top.frames().at(-1) ?? [];
+  const order = (): string => `${last().flatMap((line) => /^bus (\S+)/.exec(line)?.[1] ?? [])}`;
+  await until(() => order() === `an-idle-bus,${desk.name}`, "by name");
+  top.terminal.write("s");
+  await until(() => order().startsWith(desk.name), "by rate");
+  expect(last().at(-1)).toContain("s sort: REQ/S");
+  top.terminal.write(" ");
+  await until(() => last().at(-1)!.includes("PAUSED"), "a pause");
+  const body = (): string => last().slice(1).join("\n");
+  const figures = last().filter((line) => /^ +\d/.test(line));
+  const before = top.frames().length;
+  await until(() => top.frames().length > before + 3, "more frames");
+  expect(last().filter((line) => /^ +\d/.test(line))).toEqual(figures);
+  top.terminal.resize(80, 9);
+  top.process.kill("SIGWINCH");
+  await until(() => last().length <= 8, "fewer rows");
+  expect(body()).toContain(`bus ${desk.name}`);
+  top.terminal.write("\u001b[B\u001b[B");
+  await until(() => !body().includes(`bus ${desk.name}`), "the first bus is above the screen");
+  top.terminal.write("\u001b[A\u001b[A\u001b[A");
+  await until(() => body().includes(`bus ${desk.name}`), "it is back");
+  expect(idle.closed).toBe(false);
 }, 20_000);
 
 test("top redraws at once when the terminal's size changes", async () => {

@@ -3,6 +3,7 @@
 import { expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { pageFiles, pageText } from "../docs/site/pages.ts";
 import { errorRows, generateOperations } from "../docs/errors.ts";
 import { requestOptions } from "../src/bus/call.ts";
 import { busOptions } from "../src/bus/options.ts";
@@ -106,6 +107,7 @@ test("every TypeScript block of the README is part of an example that examples.t
 test("complete programs of the other pages are examples that examples.test.ts runs", () => {
   expect(blocks("docs/stdio.md", "ts")).toContain(read("examples/mcp.ts"));
   expect(blocks("docs/events.md", "ts")[0]).toBe(read("examples/events.ts"));
+  expect(blocks("docs/hub-websockets.md", "ts")[0]).toBe(read("examples/hub-chat.ts"));
   expect(blocks("docs/claims.md", "ts")[0]).toBe(read("examples/claim.ts"));
 });
 
@@ -311,6 +313,17 @@ test("links between pages lead to files and headings that exist", () => {
     return !existsSync(join(root, file)) || (anchor !== undefined && !anchors(file).includes(anchor));
   });
   expect(broken.map(({ page, target }) => `${page} → ${target}`)).toEqual([]);
+});
+
+test("the site has every page of docs/, and every page that those pages link to", () => {
+  const files = pageFiles(); // fails with the name of a page that is in no group
+  expect(files.length).toBeGreaterThan(25);
+  const images = new Set<string>();
+  const texts = files.map((file) => pageText(file, files, images));
+  expect(texts.join("\n")).toContain("](/bus#");
+  for (const image of images) expect(existsSync(join(root, image)) || image).toBe(true);
+  const [first] = files;
+  expect(() => pageText(first!, [first!], images)).toThrow("which is not a page of the site");
 });
 
 test("test/README.md has a row of each proof, and each folder of prove/ is a proof", () => {

@@ -69,7 +69,10 @@ test("a timed out request gives its caller's number, in every API with a timeout
 test("a missing name is not printed as undefined, and the error names SLOTBUS_NAME where it is read", async () => {
   for (const [start, said] of [
     [(options: object) => SlotBus.create(options as never), "The name of the bus is missing. Pass `name`."],
-    [SlotWorker.open, "The name of the bus is missing. Pass `name`, or set SLOTBUS_NAME."],
+    [
+      (options: object) => SlotWorker.open(options as never),
+      "The name of the bus is missing. Pass `name`, or set SLOTBUS_NAME.",
+    ],
     [(options: object) => Fleet.join(options as never), "The name of the fleet is missing. Pass `name`."],
     [(options: object) => Fleet.observe(options as never), "The name of the fleet is missing. Pass `name`."],
     [(options: object) => HubWorker.start(options as never), "The name of the worker is missing. Pass `name`."],
@@ -80,4 +83,28 @@ test("a missing name is not printed as undefined, and the error names SLOTBUS_NA
   }
   const error = await rejection(HubWorker.start({ name: "a b", routes: {} }));
   expect(error.message).toStartWith('"a b" is not a valid worker name.');
+});
+
+test("a message ends with the standard error of the process, from its last error on", () => {
+  const report = {
+    worker: 0,
+    life: 1,
+    pid: 7,
+    exitCode: 1,
+    signal: null,
+    uptimeMs: 20,
+    oomKills: null,
+    how: "itself",
+  } as const;
+  const message = (stderrTail: string): string =>
+    new errors.WorkerStartError("a", 0, "ended before it was ready", { ...report, stderrTail }, { hint: "Do this." })
+      .message;
+  const start = 'Worker 0 of pool "a" ended before it was ready: it exited with code 1 after 20 ms. Do this.';
+  expect(message("")).toBe(start);
+  expect(message("one\ntwo\n")).toBe(`${start}\nIts standard error ended with:\none\ntwo`);
+  expect(message("x".repeat(2_000))).toBe(`${start}\nIts standard error ended with:\n${"x".repeat(512)}`);
+  const stack = Array.from({ length: 40 }, (_, n) => `      at call (/file-${n}.ts:1:1)`).join("\n");
+  expect(message(`noise\nerror: The name is missing.\n${stack}\n`)).toStartWith(
+    `${start}\nIts standard error ended with:\nerror: The name is missing.\n      at call`,
+  );
 });

@@ -130,6 +130,12 @@ const wrongCalls: [string, (bus: SlotBus, options: object) => unknown, object, R
   ["request", (bus, options) => bus.request({ path: "/" }, options), { signal: {} }, /signal is .*an AbortSignal/],
   ["request", (bus) => bus.request({ path: "/" }, 7 as never), {}, /The options of a request are 7/],
   ["request", (bus, request) => bus.request({ path: "/", ...request }), { boddy: "x" }, /"boddy".*Did you mean body\?/],
+  [
+    "request",
+    (bus, request) => bus.request({ path: "/", ...request }),
+    { timeout: 5 },
+    /no field timeout\. It is an option, in the second argument/,
+  ],
   ["request", (bus) => bus.request(undefined as never), {}, /a request are undefined/],
   ["fetch", (bus, options) => bus.fetch("/", options), { timeout: "1" }, /timeout is "1"/],
   [

@@ -1,13 +1,15 @@
 /** Every public signature: parameters and results of all methods, getters, functions, statics and events. */
 
 import { expect, test } from "bun:test";
+import type { NatsConnection } from "@nats-io/transport-node";
 import type { Server } from "bun";
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type * as B from "slotbus";
-import type { SlotBus, SlotWorker } from "slotbus";
+import { SlotBus, SlotWorker } from "slotbus";
 import type * as H from "slotbus/hub";
-import { Hub, type HubEmitter, type HubRequest, HubWorker, type limit, sse } from "slotbus/hub";
+import { Hub, type HubEmitter, type HubRequest, HubWorker, type limit, sse, type ws } from "slotbus/hub";
+import type { nats, NatsOptions, NatsVia } from "slotbus/nats";
 import type { instrument, InstrumentOptions } from "slotbus/otel";
 import { Pool, type PoolEvents, type PoolStats, type RunName, type StreamName, task, type Task } from "slotbus/pool";
 import type * as L from "slotbus/pool";
@@ -81,6 +83,9 @@ export type OfPool = [
   Expect<Equal<Pick<Task, "signal" | "deadline">, { readonly signal: AbortSignal; readonly deadline: number }>>,
 ];
 
+type Message = string | Uint8Array;
+type ForTopic = (topic: string) => void;
+type OfTopic = (id: string, topic: string) => Promise<void>;
 type Refused = { readonly name: string; readonly pid: number | null };
 type Named = { readonly id: string; readonly method: string; readonly path: string };
 
@@ -88,7 +93,8 @@ export type OfHub = [
   Expect<Equal<typeof Hub.start, (options?: H.HubOptions) => Promise<Hub>>>,
   Expect<Getters<Hub, "options", H.ResolvedHubOptions>>,
   Expect<Getters<Hub, "name", string>>,
-  Expect<Getters<Hub, "clients", number>>,
+  Expect<Getters<Hub, "clients" | "sockets", number>>,
+  Expect<Getters<Hub, "websocket", Bun.WebSocketHandler<unknown>>>,
   Expect<Getters<Hub, "url" | "controlUrl", URL | null>>,
   Expect<Getters<Hub, "fetch", FetchOfHub>>,
   Expect<Equal<Pick<Hub, "closed" | "drain" | "close">, Pick<SlotBus, "closed" | "drain" | "close">>>,
@@ -100,7 +106,8 @@ export type OfHub = [
   Expect<Equal<Pick<H.HubRequestInfo, "id" | "method" | "path">, Named>>,
   Expect<Equal<Pick<H.HubRequestInfo, "status" | "ms">, { readonly status: number; readonly ms: number }>>,
   Expect<Equal<[H.HubRequestInfo["bytes"], H.HubRequestInfo["worker" | "address"]], [number | null, string | null]>>,
-  Expect<Equal<keyof H.HubEvents, "joined" | "left" | "died" | "refused" | "request">>,
+  Expect<Equal<H.HubEvents["messageLost"], [message: H.HubMessageInfo]>>,
+  Expect<Equal<keyof H.HubEvents, "joined" | "left" | "died" | "refused" | "request" | "messageLost">>,
   Expect<Equal<typeof HubWorker.start, <Of extends string>(options: H.HubWorkerOptions<Of>) => Promise<HubWorker>>>,
   Expect<Getters<HubWorker, "name" | "hub", string>>,
   Expect<Getters<HubWorker, "connected" | "closed", boolean>>,
@@ -112,6 +119,22 @@ export type OfHub = [
   Expect<Equal<H.HubWorkerEvents["retry"], [reason: Error, waitMs: number]>>,
   Expect<Equal<H.HubWorkerEvents["handlerError"], [error: unknown, request: Failed]>>,
   Expect<Equal<keyof H.HubWorkerEvents, "connected" | "disconnected" | "retry" | "handlerError">>,
+  Expect<Getters<HubWorker, "sockets", H.HubSockets>>,
+  Expect<Equal<typeof ws, <Of extends string = string>(handlers: H.SocketHandlers<Of>) => H.SocketRoute>>,
+  Expect<Getters<H.SocketRoute, "handlers", H.SocketHandlers>>,
+  Expect<Getters<H.HubSocket, "id", string>>,
+  Expect<Getters<H.HubSocket<"/a/:id">, "params", Readonly<Record<"id", string>>>>,
+  Expect<Equal<Pick<H.HubSocket, "data" | "protocol">, { data: unknown; protocol: string }>>,
+  Expect<Equal<H.HubSocket["send"], (message: Message) => void>>,
+  Expect<Equal<H.HubSocket["publish"], (topic: string, message: Message) => void>>,
+  Expect<Equal<H.HubSocket["subscribe"], ForTopic>>,
+  Expect<Equal<H.HubSocket["unsubscribe"], ForTopic>>,
+  Expect<Equal<H.HubSocket["close"], (code?: number, reason?: string) => void>>,
+  Expect<Equal<H.HubSockets["send"], (id: string, message: Message) => Promise<void>>>,
+  Expect<Equal<H.HubSockets["publish"], (topic: string, message: Message) => Promise<void>>>,
+  Expect<Equal<H.HubSockets["subscribe"], OfTopic>>,
+  Expect<Equal<H.HubSockets["unsubscribe"], OfTopic>>,
+  Expect<Equal<H.HubSockets["close"], (id: string, code?: number, reason?: string) => Promise<void>>>,
   Expect<Getters<HubRequest, "raw", B.WorkerRequest>>,
   Expect<Getters<HubRequest, "method" | "path" | "pattern" | "id", string>>,
   Expect<Getters<HubRequest, "traceparent", string | null>>,
@@ -255,11 +278,21 @@ export type OfServeAndTesting = [
   Expect<Equal<typeof assertNoLeaks, <Of>(work: () => Of | Promise<Of>, options?: T.LeakOptions) => Promise<Of>>>,
   Expect<Getters<LeakError, "name", "LeakError">>,
   Expect<Getters<LeakError, "leaks", readonly T.Leak[]>>,
+  Expect<Equal<typeof nats, (given?: NatsOptions | NatsConnection) => NatsVia>>,
   Expect<Equal<typeof instrument, (options?: InstrumentOptions) => Disposable>>,
 ];
 
 /** Compiled, never run: each marked line must not compile. */
 export const wrong = async (b: SlotBus, s: StdioBus, t: TestBus): Promise<void> => {
+  const via: NatsVia | undefined = undefined as NatsVia | undefined;
+  const remote = { bus: await SlotBus.connect({ name: "x", via }), worker: await SlotWorker.open({ name: "x", via }) };
+  await remote.bus.request({ path: "/" });
+  // @ts-expect-error: a bus over NATS has no shared memory
+  void remote.bus.borrow({ path: "/" });
+  // @ts-expect-error: a bus over NATS does not block
+  remote.bus.requestSync({ path: "/" });
+  // @ts-expect-error: a worker over NATS does not block
+  remote.worker.serveSync(() => "x");
   // @ts-expect-error: created by start
   new Hub({});
   // @ts-expect-error: created by start

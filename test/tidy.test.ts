@@ -71,9 +71,9 @@ test("examples are complete programs of less than 40 lines", () => {
 const floor =
   /^src\/(backoff|body|bounded-queue|check|clock|closing|codec|compiled|detach|errors(\/\w+)?|fast-buffer|hold|hot|jsonify|latency|near|options|runner|runtime|runtime-directory)\.ts$/;
 
-/** The package's sources: src, and bench without the developers' benches. */
+/** The package's sources: src, and bench without what a checkout alone runs. */
 function packedSources(): string[] {
-  return [...files("src", ".ts"), ...files("bench", ".ts").filter((file) => !file.startsWith("bench/dev/"))];
+  return [...files("src", ".ts"), ...files("bench", ".ts").filter((file) => !/^bench\/(?:dev|rivals)\//.test(file))];
 }
 
 /** The part a file belongs to: its folder of src, the ground floor, `bench`, or `.` for the rest of src itself. */
@@ -88,7 +88,8 @@ const mayImport: Record<string, string[]> = {
   floor: [],
   native: [],
   bus: ["native"],
-  wires: ["bus", "native"],
+  nats: ["bus"],
+  wires: ["bus", "nats", "native"],
   contract: ["bus"],
   supervisor: ["native"],
   ".": ["bus", "contract", "native", "stdio", "supervisor", "wires"],
@@ -99,7 +100,7 @@ const mayImport: Record<string, string[]> = {
   pool: ["bus", "supervisor", "."],
   stdio: ["supervisor"],
   cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "supervisor", "wires", "."],
-  bench: ["cli", "contest", "events", "fleet", "native", "pool", "stdio", "."],
+  bench: ["cli", "contest", "events", "fleet", "native", "nats", "pool", "stdio", "."],
 };
 
 /** The only files of `native` that some folders may import: they have no bun:ffi. */

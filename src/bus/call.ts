@@ -1,7 +1,7 @@
 /** The request and its options: types, checks, and the strings of the request head. */
 
 import { requireMemory } from "../errors/plain.ts";
-import { checkKeys, shown } from "../check.ts";
+import { checkKeys, checkOptions, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { boolean, custom, type Given, Options, optional, refuse, signal, text, timeout } from "../options.ts";
 import type { BodyLike, Method } from "./codec.ts";
@@ -98,7 +98,12 @@ const fields = ["method", "path", "pattern", "params", "query", "headers", "body
 /** Checks the names of a request's fields, and that its kind works on the wire. @throws {InvalidConfigError}, {UnsupportedError} */
 export function checkRequest(request: BusRequest, kind: string, wire: string): void {
   requireMemory(kind, wire);
-  if (!hasFields(request)) checkKeys("a request", request, fields);
+  if (hasFields(request)) return;
+  const option = Object.keys(checkOptions("a request", request)).find((key) => key in rows);
+  if (option === undefined) checkKeys("a request", request, fields);
+  throw new InvalidConfigError(`A request has no field ${option}.`, {
+    hint: `It is an option, in the second argument: request({ … }, { ${option} }).`,
+  });
 }
 
 /** Checks the options of a request, except the range of `timeout` and the form of `traceparent`. @throws {InvalidConfigError} */

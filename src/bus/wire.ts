@@ -196,10 +196,15 @@ export interface WorkerWire {
    * to attach to each client that is there, unless it rejects then.
    */
   open(waitMs: number, tried?: () => void): Promise<void>;
+  /** Says which methods of a contract the worker handles, on a wire whose tools show them. */
+  offers?(contract: string, methods: readonly string[]): void;
   /** Takes requests from the event loop from now on. */
   listen(): void;
-  /** Blocks the thread and passes each request to `handle`, until `isOver` returns `true` or the client has ended for good. */
-  block(handle: (request: WorkerRequest) => void, isOver: () => boolean): void;
+  /**
+   * Blocks the thread and passes each request to `handle`, until `isOver` returns `true` or the client has ended for good. When
+   * `isStopping` returns `true` and no response is deferred, drains and returns.
+   */
+  block(handle: (request: WorkerRequest) => void, isOver: () => boolean, isStopping: () => boolean): void;
   /** Tells the client to send no new requests, and takes the requests that it sent before. */
   drain(): void;
   /** Says goodbye and detaches. Requests without a response are aborted with `reason`. */

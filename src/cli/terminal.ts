@@ -92,6 +92,8 @@ export async function untilStopped(look: (stopped: Promise<void>) => Promise<boo
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /** q, Q, ^C, ^D. */
+/** A cursor key, or a character. */
+const KEY = new RegExp(`${"\u001b"}\\[[A-D]|[^]`, "g");
 const QUIT = [..."qQ\u0003\u0004"];
 const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
 const LEAVE = "\u001b[?7h\u001b[?25h\u001b[?1049l";
@@ -101,22 +103,48 @@ export interface Screen extends Disposable {
   redraw(): void;
 }
 
-/**
- * Opens the alternate screen. `lines` returns its content for a width. The keys in `QUIT` and signals end the process.
- */
-export function openScreen(lines: (width: number) => readonly Line[]): Screen {
+/** The content of a screen. */
+export interface Content {
+  /** The lines for a width. */
+  lines(width: number): readonly Line[];
+  /** The keys, for the last row. */
+  hints(): string;
+  /** Acts on a key. Returns whether the content changes. */
+  press(key: string): boolean;
+}
+
+/** Screens with fewer rows have no row for hints. */
+const HINTS_FROM = 8;
+const [UP, DOWN] = ["\u001b[A", "\u001b[B"];
+
+/** Opens the alternate screen. The arrow keys scroll; the keys in `QUIT` and signals end the process. */
+export function openScreen(content: Content): Screen {
   const { stdin, stdout } = process;
+  /** Lines above the first one that is shown. */
+  let skipped = 0;
   /**
    * Draws everything in one write, against flicker. Clears each line first: clearing after a full line would erase its
    * last cell.
    */
   const redraw = (): void => {
     const { columns: width = 80, rows = 24 } = stdout;
-    const shown = draw(lines(width).slice(0, rows - 1), width);
+    const [head = "", ...all] = content.lines(width);
+    const hints: Line[] = rows < HINTS_FROM ? [] : [["inverse", content.hints().padEnd(width)]];
+    const room = Math.max(0, rows - 2 - hints.length);
+    skipped = Math.max(0, Math.min(skipped, all.length - room));
+    const shown = draw([head, ...all.slice(skipped, skipped + room), ...hints], width);
     stdout.write(`\u001b[H${shown.map((line) => `\u001b[K${line}\r\n`).join("")}\u001b[J`);
   };
   const quit = (): void => process.exit(EXIT.done);
-  const onKeys = (bytes: Buffer): void => void (QUIT.some((key) => bytes.includes(key)) && quit());
+  const onKeys = (bytes: Buffer): void => {
+    if (QUIT.some((key) => bytes.includes(key))) quit();
+    let isNew = false;
+    for (const [key] of bytes.toString("latin1").matchAll(KEY)) {
+      if (key === UP || key === DOWN) skipped += key === UP ? -1 : 1;
+      isNew = key === UP || key === DOWN || content.press(key) || isNew;
+    }
+    if (isNew) redraw();
+  };
   const leave = (): void => {
     stdout.write(LEAVE);
     if (stdin.isTTY) stdin.off("data", onKeys).setRawMode(false).pause();

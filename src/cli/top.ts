@@ -3,6 +3,7 @@
 import type { Command } from "commander";
 import { draw, openScreen, print } from "./terminal.ts";
 import { lines } from "./top/lines.ts";
+import { View } from "./top/view.ts";
 import { type Frame, Watch } from "./top/watch.ts";
 import { CommandError, type CommonFlags, EXIT, newCommand, numberFrom, withDirectory, withJson } from "./usage.ts";
 
@@ -25,7 +26,15 @@ export function command(): Command {
     .option("--interval <seconds>", "time between two frames", numberFrom(0.05, 60), 1)
     .addHelpText(
       "after",
-      '\nREQ/S, P50 and P99 cover the last interval; latency is from publication to\ndelivery. The line "total" counts since the creation of the bus. A bus that several\nclients share has a column for each client and the sum in ALL; its tables count a\nworker once. A hub shows the sum of its workers\' buses NAME.*, which are listed\nbelow it. HOLDS is how long a ring keeps an event at the current rate. LAG is the number of frames that the\nslowest reader has not read; a reader with a LAG above FRAMES loses events.',
+      "\nREQ/S, P50 and P99 cover the last interval; latency is from publication to\n" +
+        'delivery. The line "total" counts since the creation of the bus. A bus that\n' +
+        "several clients share has a column for each client and the sum in ALL; its\n" +
+        "tables count a worker once. A hub shows the sum of its workers' buses NAME.*,\n" +
+        "which are listed below it. On a terminal, bars show the course of REQ/S and P99;\n" +
+        "red means errors, yellow that requests wait for a worker or that a worker is\n" +
+        "full. HOLDS is how long a ring keeps an event at the current rate. LAG is the\n" +
+        "number of frames that the slowest reader has not read; a reader with a LAG above\n" +
+        "FRAMES loses events. Keys: s sorts the buses, space pauses, arrows scroll.",
     )
     .action(async (name: string | undefined, flags: Flags) => {
       const watch = new Watch(flags.directory, name);
@@ -45,12 +54,21 @@ async function once(watch: Watch, name: string | undefined, { interval, json }: 
   if (name !== undefined && isSilent) process.exitCode = EXIT.noAnswer;
 }
 
+/** Time before the first frame, in ms: a rate needs two looks. */
+const FIRST_MS = 250;
+
 /** Redraws until the screen ends the process. */
 async function live(watch: Watch, interval: number): Promise<never> {
-  let frame: Frame | null = null;
-  using screen = openScreen((width) => (frame ? lines(frame, width) : []));
+  const view = new View();
+  await watch.look();
+  await Bun.sleep(Math.min(FIRST_MS, interval));
+  using screen = openScreen({
+    lines: (width) => (view.frame ? lines(view.frame, width, view) : []),
+    hints: () => view.hints,
+    press: (key) => view.press(key),
+  });
   for (;;) {
-    frame = await watch.look();
+    view.add(await watch.look());
     screen.redraw();
     await Bun.sleep(interval);
   }

@@ -11,8 +11,10 @@
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { linesOf, tell } from "../outcomes.ts";
+import { remote } from "../portable-suites.ts";
 import { filesOf, Inputs, LIBRARY, type Proved, ProvedRecord, sample } from "../prove/proved.ts";
 import { checks as browser } from "./browser.ts";
+import { checks as bullmq } from "./bullmq.ts";
 import { type Checks, Lacking, takeNotes } from "./checks.ts";
 import { checks as clocks } from "./clocks.ts";
 import { checks as containers } from "./containers.ts";
@@ -24,13 +26,18 @@ import { checks as fuzz } from "./fuzz.ts";
 import { checks as installed } from "./installed.ts";
 import { checks as large } from "./large.ts";
 import { checks as memory } from "./memory.ts";
+import { checks as nats } from "./nats.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
+import { checks as pages } from "./pages.ts";
+import { checks as pictures } from "./pictures.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as processors } from "./processors.ts";
 import { checks as reference } from "./reference.ts";
+import { checks as rivals } from "./rivals.ts";
 import { HARD, checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
+import { checks as sockets } from "./sockets.ts";
 import { checks as stdio } from "./stdio.ts";
 import { checks as syscalls } from "./syscalls.ts";
 import { checks as systemd } from "./systemd.ts";
@@ -60,7 +67,13 @@ const groups: { [name: string]: Checks } = {
   versions,
   clocks,
   browser,
+  sockets,
+  pages,
+  pictures,
+  bullmq,
+  rivals,
   nginx,
+  nats,
   front,
   stdio,
   systemd,
@@ -72,8 +85,12 @@ const more: { [name: string]: string[] } = {
   package: packed,
   installed: packed,
   reference: packed,
+  pages: [...packed, "CONTRIBUTING.md"],
+  bullmq: ["docs/recipes.md"],
+  rivals: ["bench"],
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
+  nats: [...Object.keys(remote).map((name) => `test/${name}.test.ts`), "test/portable-suites.ts"],
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
 };
 

@@ -416,6 +416,20 @@ const BUN_CALLS: Record<"client" | "worker", Record<string, string[]>> = {
   },
 };
 
+/** As {@link BUN_CALLS}, for a worker with a session with each of two clients that share a name. */
+const SHARED_CALLS: Record<"worker", Record<string, string[]>> = {
+  worker: {
+    socket: ["EMFILE"],
+    bind: ["ENOSPC", "EPERM"],
+    renameat: ["ENOSPC", "EPERM"],
+    unlinkat: ["EPERM"],
+    sendto: [],
+    recvfrom: [],
+    connect: ["EAGAIN", "ECONNREFUSED", "EPERM"],
+    recvmsg: ["EAGAIN", "ECONNRESET", "ENOMEM"],
+  },
+};
+
 /** As {@link BUN_CALLS}, for the member that makes the fleet and the member that joins it. */
 const FLEET_CALLS: Record<"first" | "second", Record<string, string[]>> = {
   first: {
@@ -459,6 +473,40 @@ const meetInBun: Meet<"client" | "worker"> = async (place, role, strace, isKille
   await heir.expectLine("attached");
   await client.order("go 3");
   return second.split(":")[0]!;
+};
+
+/**
+ * Two clients that share a name, and a worker with a fault. A client without a session with it gets the worker's heir. A request
+ * that the worker had when it was killed fails with an error that says so. In the end each client is served, by the heir alone.
+ */
+const meetTwoClients: Meet<"worker"> = async (place, _role, strace, isKilled) => {
+  await using first = new Program(program("sharer", place.directory));
+  await first.expectLine("listening");
+  await using second = new Program(program("sharer", place.directory));
+  await second.expectLine("listening");
+  const both = (command: string): Promise<unknown> =>
+    Promise.all([first, second].map((client) => client.order(command)));
+  await using worker = new Program([...strace, ...program("worker", place.directory)]);
+  const said = await worker.line();
+  const isGood = isGoodOrTyped(said, "attached") || (isKilled && said.startsWith("ended"));
+  expect(isGood, `the worker says: ${said}`);
+  // With `refused` it says which client it could not attach to. It ends before a client gives up.
+  const refused = worker.lineFrom("error").catch(() => "ended");
+  const served = said === "attached" && !isKilled ? both("go 3").then(() => "attached") : null;
+  const outcome = served ? await Promise.race([served, refused]) : said.split(":")[0]!;
+  await using heir = new Program(program("worker", place.directory));
+  await heir.expectLine("attached");
+  await served;
+  if (isKilled) {
+    for (const client of [first, second]) {
+      await client.tell("ask /echo - 10000");
+      const asked = await client.lineFrom("asked");
+      expect(/^asked \d+ (WORKER_DIED (true|false))?$/.test(asked), `a client says: ${asked}`);
+    }
+  }
+  await worker[Symbol.asyncDispose](); // it may be killed while it closes
+  await both("go 3");
+  return outcome.split(":")[0]!;
 };
 
 /** Sends a member a command that may fail with a typed error; if it does, a second attempt must succeed. Resolves to the first outcome. */
@@ -581,6 +629,8 @@ export const checks: Checks = {
     () => everyChain(systemCalls(FLEET, onlyKill)),
   "a failing system call under Bun is a typed error or no error; there, and where the process is killed, the other side still works":
     () => callsFailInBun(BUN_CALLS, meetInBun),
+  "a failing system call of a Bun worker with two clients is a typed error or no error; there, and where it is killed, both are served":
+    () => callsFailInBun(SHARED_CALLS, meetTwoClients),
   "a failing system call under Bun in a fleet is a typed error or no error, and a member killed there harms no other":
     () => callsFailInBun(FLEET_CALLS, meetInAFleet),
 };

@@ -1,15 +1,17 @@
 /** Formats a frame of `slotbus top` as lines. */
 
 import { columns, count, duration, type Line, microseconds, rate } from "../terminal.ts";
+import { sparkline, type View } from "./view.ts";
 import type { BusFrame, ClientFrame, FleetFrame, Frame } from "./watch.ts";
 
 const LEASES_SHOWN = 10;
 const WORKERS_SHOWN = 16;
 
-export function lines({ buses, fleets, directory }: Frame, width = 80): Line[] {
+/** `view`: of a live screen, which also shows the course of each bus. */
+export function lines({ buses, fleets, directory }: Frame, width = 80, view: View | null = null): Line[] {
   const time = new Date().toTimeString().slice(0, 8);
   const head = `slotbus top  ${directory}  ${count(buses.length, "bus", "buses")}, ${count(fleets.length, "fleet")}`;
-  const shown = [...buses.flatMap((bus) => busLines(bus, width)), ...fleets.flatMap(fleetLines)];
+  const shown = [...buses.flatMap((bus) => busLines(bus, width, view)), ...fleets.flatMap(fleetLines)];
   if (shown.length === 0) shown.push("", "There is no bus, hub or fleet.");
   return [["inverse", `${head.padEnd(width - time.length - 1)} ${time}`], ...shown];
 }
@@ -23,7 +25,7 @@ function more(left: number, what: string): Line[] {
   return left > 0 ? [["dim", `  and ${left} ${what} more`]] : [];
 }
 
-function busLines(bus: BusFrame, width: number): Line[] {
+function busLines(bus: BusFrame, width: number, view: View | null): Line[] {
   const workers = bus.age_ms === null ? "" : `, ${count(bus.workers.length, "worker")}`;
   const clients = bus.clients && `${count(bus.clients.length, "client")}${workers}`;
   const owner = clients ?? (bus.owner ? `pid ${bus.owner.pid} ${bus.owner.command}` : "");
@@ -31,13 +33,33 @@ function busLines(bus: BusFrame, width: number): Line[] {
   const out: Line[] = ["", ["bold", `${bus.kind} ${bus.name}  ${owner}${age}`]];
   if (bus.problem !== null) out.push(["red", `  ${bus.problem}`]);
   if (bus.problem !== null && bus.age_ms === null) return out;
-  return [...out, ...(bus.kind === "hub" ? hubDetails(bus) : busDetails(bus, width))];
+  const details = bus.kind === "hub" ? hubDetails(bus) : busDetails(bus, width);
+  return [...out, ...courseLines(bus, width, view), ...details];
+}
+
+/** The course of rate and latency, as wide as the screen allows. */
+function courseLines(bus: BusFrame, width: number, view: View | null): Line[] {
+  const { rates = [], p99s = [] } = view?.courseOf(bus) ?? {};
+  const line = (what: string, values: number[], format: (value: number) => string): Line[] => {
+    const shown = values.slice(-Math.max(1, width - 24));
+    const most = Math.max(...shown);
+    return most > 0 ? [["cyan", `  ${what}  ${sparkline(shown)}  max ${format(most)}`]] : [];
+  };
+  return [...line("req/s", rates, rate), ...line("p99  ", p99s, microseconds)];
+}
+
+/** Colours the line of figures: red with errors, yellow while requests wait for a worker, dim without requests. */
+function tinted(bus: BusFrame, [heads = "", figures = "", ...others]: Line[]): Line[] {
+  const isIdle = bus.requests_per_second === 0 && bus.waiting === 0;
+  const style = bus.errors_per_second > 0 ? "red" : bus.queued > 0 ? "yellow" : isIdle ? "dim" : null;
+  return [heads, style ? [style, figures as string] : figures, ...others];
 }
 
 /** Details of a hub. Percentiles, slots and workers are shown with the buses of its workers. */
 function hubDetails(hub: BusFrame): Line[] {
   const rates = [rate(hub.requests_per_second), rate(hub.errors_per_second)];
-  return rows(["REQ/S", "ERR/S", "QUEUE", "WAITING", "TIMEOUTS"], [...rates, hub.queued, hub.waiting, hub.timeouts]);
+  const figures = [...rates, hub.queued, hub.waiting, hub.timeouts];
+  return tinted(hub, rows(["REQ/S", "ERR/S", "QUEUE", "WAITING", "TIMEOUTS"], figures));
 }
 
 /** A column with the sums, then one for each client of a shared bus: as many as fit. */
@@ -76,7 +98,7 @@ function figureLine(bus: BusFrame): Line[] {
 }
 
 function busDetails(bus: BusFrame, width: number): Line[] {
-  const out = bus.clients ? clientColumns(bus, bus.clients, width) : figureLine(bus);
+  const out = bus.clients ? clientColumns(bus, bus.clients, width) : tinted(bus, figureLine(bus));
   const { workers_joined: joined, workers_died: died, workers_evicted: evicted, workers_restarted: restarted } = bus;
   out.push(
     `  total  JOINED ${joined}  DIED ${died}  EVICTED ${evicted}  RESTARTED ${restarted}  TIMEOUTS ${bus.timeouts}  MOVES ${bus.moves}`,
@@ -92,8 +114,13 @@ function busDetails(bus: BusFrame, width: number): Line[] {
     return [...(id === null ? [] : [id]), pid, inFlight, concurrency, spinning ?? "", duration(age)];
   });
   const heads = [bus.clients ? "PID" : ["WORKER", "PID"], "IN FLIGHT", "OF", "SPINS", "UP"].flat();
-  const table = rows(heads, ...each);
-  return [...out, ...table, ...more(bus.workers.length - WORKERS_SHOWN, "workers")];
+  const [first = "", ...table] = rows(heads, ...each);
+  // A full worker gets no more requests.
+  const painted = table.map((line, n): Line => {
+    const { in_flight: inFlight, concurrency } = workers[n]!;
+    return inFlight >= concurrency ? ["yellow", line as string] : line;
+  });
+  return [...out, first, ...painted, ...more(bus.workers.length - WORKERS_SHOWN, "workers")];
 }
 
 function fleetLines({ name, members, problem, rings, leases, leases_total: total }: FleetFrame): Line[] {

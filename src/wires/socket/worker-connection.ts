@@ -87,7 +87,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     this.#entries = Array.from({ length: welcome.concurrency }, () => new Entry());
     this.#writer = new FrameWriter(duplex);
     this.#reader = new FrameReader(this, this.#writer);
-    this.#flood = new Flood(turns.clock, IDLE_FRAMES_PER_SECOND);
+    this.#flood = new Flood(turns.clock);
     duplex.onData = (bytes) => this.#reader.push(bytes);
     duplex.onClose = () => {
       if (this.isOpen) this.#side.lost(this, this.#ended());
@@ -96,6 +96,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
 
   #ended(): SlotbusError {
     if (this.evictedFor !== "") return new SlotbusError("EVICTED", this.evictedFor);
+    if (this.#duplex.fate) return new SlotbusError("DISCONNECTED", `The client ${this.#duplex.fate}.`);
     return new SlotbusError("CLOSED", "The client is closed.", { retryable: true });
   }
 

@@ -434,6 +434,36 @@ export const libraryRules: LibraryRule[] = [
     test: "a client sees what a worker runs for other clients",
   },
   {
+    rule: "a reply of another process over NATS is a private subject",
+    file: "nats/subjects.ts",
+    edits: [["return ids.length === tokens && ids.every((id) => ID.test(id));", "return ids.length === tokens;"]],
+    suite: "nats",
+    test: "only private subjects of the other side",
+  },
+  {
+    rule: "a name over NATS is one token",
+    file: "nats/subjects.ts",
+    edits: [['return name.replaceAll(".", "~");', "return name;"]],
+    suite: "nats",
+    test: "a name with dots is one token",
+  },
+  {
+    rule: "a call while the NATS server cannot be reached is refused, not kept",
+    file: "nats/link.ts",
+    edits: [
+      ["if (this.#connection && this.#isConnected) return", "if (this.#connection || !this.#isConnected) return"],
+    ],
+    suite: "nats",
+    test: "a server that is not there",
+  },
+  {
+    rule: "the reader of frames counts headers before a mark, as the writer does",
+    file: "wires/socket/frames.ts",
+    edits: [["    this.#unmarked += HEADER_BYTES;\n", ""]],
+    suite: "socket",
+    test: "a reader answers a mark",
+  },
+  {
     rule: "a shared bus starts no workers",
     file: "slotbus.ts",
     edits: [["if (options.workers === undefined) return", "if (options !== undefined) return"]],
@@ -890,6 +920,20 @@ export const libraryRules: LibraryRule[] = [
     file: "cli/bus-watch.ts",
     edits: [["const key = `${worker.pid} ${nth}`;", "const key = `${worker.id} ${merged.size}`;"]],
     test: "ls and stats show a shared bus once",
+  },
+  {
+    suite: "cli-operate",
+    rule: "the first frame of `top` has rates",
+    file: "cli/top.ts",
+    edits: [["  await watch.look();\n  await Bun.sleep(Math.min(FIRST_MS, interval));\n", ""]],
+    test: "top shows rates in its first frame",
+  },
+  {
+    suite: "cli-operate",
+    rule: "a worker that is full is marked",
+    file: "cli/top/lines.ts",
+    edits: [["inFlight >= concurrency", "inFlight > concurrency"]],
+    test: "top colours errors, full workers and idle buses",
   },
   {
     suite: "cli-operate",
