@@ -286,8 +286,8 @@ export class SocketConnection implements Connection, FrameSink {
 
   /** Delivers a whole response. Frees the slot before any of it is used. */
   #deliver(place: Place, bytes: Uint8Array, body: Uint8Array): void {
-    const exchange = place.exchange!;
     const { status } = place;
+    const exchange = place.exchange!;
     const company = this.#company;
     this.process?.served();
     company.count("responses");
@@ -318,9 +318,8 @@ export class SocketConnection implements Connection, FrameSink {
     const decoded = this.#readHead(place, exchange, head);
     if (!decoded) return;
     place.isHead = false;
-    const incoming = new FrameIncoming(place.id, this.#writer, this.#pool, false);
-    place.incoming = incoming;
-    exchange.began(place.status, decoded, incoming);
+    place.incoming = new FrameIncoming(place.id, this.#writer, this.#pool, false);
+    exchange.began(place.status, decoded, place.incoming);
   }
 
   #endStream(id: number, flags: number, bytes: Uint8Array): void {
