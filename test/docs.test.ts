@@ -273,9 +273,19 @@ test("the README and comparison.md have the figures of bench/RESULTS.md", () => 
       "HTTP on a unix socket": "fetch-unix",
       "Worker `postMessage`": "worker-postmessage",
     };
+    const others: Record<string, string> = {
+      Redis: "redis",
+      NATS: "nats",
+      "gRPC on a unix socket": "grpc-unix",
+      iceoryx2: "iceoryx2-events",
+      "slotbus for Rust, another project": "slotbus-rust",
+    };
     const name = names[system!];
-    if (name === undefined) expect(figure).toBe("not measured");
-    else expect(Math.abs(Number.parseFloat(figure) / measured("Round trip, 64 B", name, "p50") - 1)).toBeLessThan(0.02);
+    const wanted =
+      name === undefined
+        ? measured("Other projects", others[system!]!, "p50")
+        : measured("Round trip, 64 B", name, "p50");
+    expect(`${system}: ${Math.abs(Number.parseFloat(figure) / wanted - 1) < 0.02}`).toBe(`${system}: true`);
   }
 });
 

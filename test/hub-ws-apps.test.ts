@@ -60,6 +60,22 @@ test("Elysia: objects, topics, headers of the handshake and the end", async () =
   expect((await rejection(SocketClient.open(stage.hub, "/elysia/none"))).message).toContain("404");
 });
 
+test("an app gets the end of its connections when the hub is killed", async () => {
+  await using stage = await AppStage.open();
+  stage.workspace.leftovers = ["other.sock", "other.apps.sock", "other.control"];
+  const { directory } = stage.workspace;
+  const hub = new Child("hub-server.ts", [directory, '{"name":"other"}'], {});
+  stage.workers.push(hub);
+  const url = new URL(`http://127.0.0.1:${(await hub.line("listens")).split(" ")[1]}`);
+  const app = new Child("hub-apps.ts", [directory, "other"], {});
+  stage.workers.push(app);
+  await app.line("connected");
+  const client = await SocketClient.open({ url }, "/hono/room/1");
+  await client.received(1);
+  await hub.kill();
+  await app.line("hono close 1006");
+});
+
 test("the state of a connection is in one process; when that ends, another one repeats the handshake", async () => {
   await using stage = await AppStage.open();
   const lost: unknown[] = [];
@@ -68,11 +84,14 @@ test("the state of a connection is in one process; when that ends, another one r
   const clients = await Promise.all([0, 1, 2, 3].map((n) => SocketClient.open(stage.hub, `/hono/room/${n}?q=2`)));
   const ask = async (text: string, answer: string): Promise<void> => {
     for (const client of clients) client.send(text);
-    await until(() => clients.every(({ messages }) => messages.at(-1) === answer), `"${answer}" to all`);
+    const isOver = ({ messages, closed }: SocketClient): boolean =>
+      String(messages.at(-1)).endsWith(text) || closed !== null;
+    await until(() => clients.every(isOver), `an answer to "${text}" for all`);
+    for (const { messages } of clients) expect(messages.at(-1)).toBe(answer);
   };
   await ask("one", "1 one");
   const second = await stage.app();
-  for (let n = 2; n <= 20; n++) await ask("stays", `${n} stays`); // the other process gets none of them
+  for (let n = 2; n <= 20; n++) await ask(`stays${n}`, `${n} stays${n}`); // the other process gets none of them
   await first.kill("SIGTERM");
   await ask("moves", "1 moves");
   for (const [n, { messages }] of clients.entries()) expect(messages.slice(-2)).toEqual([`open ${n} 2`, "1 moves"]);

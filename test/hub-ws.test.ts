@@ -1,9 +1,10 @@
 /** WebSockets of a hub: handlers in any process of a worker, messages in order and at most once, limits, and all restarts. */
 
 import { describe, expect, test } from "bun:test";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { Hub, type HubMessageInfo, type HubOptions, type HubSocket, HubWorker, ws } from "../src/hub/index.ts";
-import { COMMANDS_PATH } from "../src/hub/socket-commands.ts";
+import { COMMANDS_PATH, CONNECTION } from "../src/hub/socket-commands.ts";
 import { Stage } from "./hub-stage.ts";
 import { SocketClient } from "./socket-client.ts";
 import { Child, rejection, until } from "./support.ts";
@@ -137,6 +138,16 @@ describe("a connection", () => {
     (await stage.connect("/s")).close(); // not a browser
     const own = `http://${stage.hub.url!.host}`;
     expect((await rejection(stage.connect("/s", origin(own)))).message).toContain("403");
+  });
+
+  test("of a client that names a connection is a new one; a request with that header is an ordinary request", async () => {
+    await using stage = await SocketStage.open();
+    const ids: string[] = [];
+    await using _w = await stage.serve({ "/s": ws({ open: ({ id }) => void ids.push(id) }) });
+    const headers = { [CONNECTION]: "forged" };
+    (await stage.connect("/s", { headers })).close();
+    expect((await stage.fetch("/s", { headers })).status).toBe(426);
+    expect(ids).toEqual([expect.not.stringContaining("forged")]);
   });
 
   test("has the subprotocol that `open` chooses", async () => {
@@ -358,11 +369,18 @@ describe("a worker", () => {
     await stage.chat();
     const client = await stage.connect();
     client.send("one");
-    client.send("die now");
+    const marker = join(stage.workspace.directory, "died");
+    client.send(`die ${marker}`);
     client.send("two");
     client.send("three");
-    const received = textOf(await client.received(4)).map((text) => text.replace(/^\d+ /, ""));
-    expect(received).toEqual(["one", "lost true", "two", "three"]);
+    await until(() => String(client.messages.at(-1)).endsWith("three"), "the last answer");
+    rmSync(marker);
+    expect(textOf(client.messages).map((text) => text.replace(/^\d+ /, ""))).toEqual([
+      "one",
+      "lost true",
+      "two",
+      "three",
+    ]);
     expect(lost).toEqual([
       { worker: "chat", connection: expect.any(String), path: "/chat/1", reason: expect.stringContaining("pid") },
     ]);
@@ -466,7 +484,8 @@ describe("a worker", () => {
     worker.on("handlerError", (error) => errors.push((error as Error).message));
     const client = await stage.connect("/s");
     for (const message of ["throw", "reject", "hang", "next"]) client.send(message);
-    expect(await client.end()).toEqual({ code: 1_011, reason: "The worker did not handle a message in time." });
+    await until(() => client.closed !== null || client.messages.length > 3, "the end");
+    expect(client.closed).toEqual({ code: 1_011, reason: "The worker did not handle a message in time." });
     expect(textOf(client.messages)).toEqual(["throw", "reject", "hang"]);
     expect(errors).toEqual(["thrown", "rejected"]);
     expect(lost).toHaveLength(1);
@@ -493,8 +512,13 @@ describe("limits", () => {
     expect((await large.end()).code).toBe(1_009);
     const fast = await stage.connect("/s");
     for (let n = 0; n < 5; n++) fast.send(`${n}${"x".repeat(900)}`);
-    expect(await fast.end()).toEqual({ code: 1_008, reason: "Too many messages wait for the worker." });
+    const read = async (): Promise<number> => {
+      const { sockets } = (await (await stage.fetch("/_slotbus/snapshot")).json()) as { sockets: { messages: number } };
+      return sockets.messages;
+    };
+    await until(async () => (await read()) === 5 || fast.closed !== null, "the hub has read all messages");
     end.resolve();
+    expect(fast.closed).toEqual({ code: 1_008, reason: "Too many messages wait for the worker." });
     await until(() => seen.length === 3, "the messages that fitted");
     expect(seen).toEqual(["0", "1", "2"]);
   });
@@ -517,7 +541,7 @@ describe("limits", () => {
     const message = "x".repeat(100 << 10);
     for (let n = 0; n < 200; n++) await worker.sockets.publish("all", message);
     await reader.received(200, 20_000);
-    await until(() => stage.hub.sockets === 1, "only the reader is left");
+    expect(stage.hub.sockets).toBe(1); // the others were closed long before the last message
     expect(reader.messages.every((text) => text === message)).toBe(true);
     for (const socket of deaf) socket.destroy();
     reader.close();

@@ -31,7 +31,7 @@ export class SocketClient {
   }
 
   /** Resolves when this many messages have arrived. */
-  async received(count: number, ms = 10_000): Promise<(string | Uint8Array)[]> {
+  async received(count: number, ms?: number): Promise<(string | Uint8Array)[]> {
     await until(() => this.messages.length >= count, `${count} messages`, ms);
     return this.messages;
   }

@@ -1,11 +1,12 @@
 /**
- * Compares WebSockets of the hub with a bare `Bun.serve`: `bun bench/dev/sockets.ts [--quick] [--json] [--clients 1000]`.
+ * Compares WebSockets and event streams of the hub with a bare `Bun.serve`: `bun bench/dev/sockets.ts [--quick] [--json] [--clients 1000]`.
  *
  * Contestants alternate in each round; the program prints medians. The client is a process of its own that writes and counts raw
  * frames, so that it costs less than what it measures.
  *
  *   echo      32 connections, one message of 64 B in flight on each
  *   publish   one connection asks for a message to all clients of a topic, again when the last one has arrived everywhere
+ *   sse       the same with server-sent events; a POST asks for an event
  */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -95,6 +96,28 @@ async function publications(port: number, ms: number, clients: number): Promise<
   return rateOf(() => total, ms);
 }
 
+/** Clients of an event stream; each event has one `|`. */
+async function events(port: number, ms: number, clients: number): Promise<number> {
+  let total = 0;
+  const [hostname, host] = ["127.0.0.1", `host: 127.0.0.1:${port}\r\n`];
+  const publisher = await Bun.connect({ hostname, port, socket: { data() {} } });
+  const ask = (): void => void publisher.write(`POST /emit HTTP/1.1\r\n${host}content-length: 0\r\n\r\n`);
+  const data = (_socket: unknown, bytes: Buffer): void => {
+    const before = total;
+    for (let at = bytes.indexOf(124); at >= 0; at = bytes.indexOf(124, at + 1)) total++;
+    if (total > before && total % clients === 0) ask();
+  };
+  let opened = 0;
+  for (let n = 0; n < clients; n++) {
+    const socket = await Bun.connect({ hostname, port, socket: { data: () => void opened++ } });
+    socket.write(`GET /events HTTP/1.1\r\n${host}\r\n`);
+    while (opened <= n) await Bun.sleep(0);
+    socket.reload({ socket: { data } });
+  }
+  ask();
+  return rateOf(() => total, ms);
+}
+
 /** Per second, after a warm-up of a third of the time. */
 async function rateOf(read: () => number, ms: number): Promise<number> {
   await Bun.sleep(ms / 3);
@@ -105,8 +128,8 @@ async function rateOf(read: () => number, ms: number): Promise<number> {
 
 if (values.client !== undefined) {
   const [kind, port, ms, clients] = values.client.split(",");
-  const run =
-    kind === "echo" ? echoes(Number(port), Number(ms)) : publications(Number(port), Number(ms), Number(clients));
+  const [to, time, count] = [Number(port), Number(ms), Number(clients)];
+  const run = kind === "echo" ? echoes(to, time) : (kind === "sse" ? events : publications)(to, time, count);
   console.log(await run);
   process.exit();
 }
@@ -137,8 +160,33 @@ function freePort(): number {
   return port!;
 }
 
+const EVENT = "x".repeat(MESSAGE_BYTES - 1);
+
+const bareEvents = (port: number): string => `
+  const streams = new Set();
+  const text = new TextEncoder();
+  Bun.serve({
+    port: ${port},
+    idleTimeout: 0,
+    fetch(request) {
+      if (request.method === "POST") {
+        const event = text.encode("event: proof\\ndata: |${EVENT}\\n\\n");
+        for (const stream of streams) stream.enqueue(event);
+        return new Response("");
+      }
+      if (!request.url.endsWith("/events")) return new Response("up");
+      let own;
+      const start = (controller) => {
+        streams.add((own = controller));
+        controller.enqueue(text.encode(":\\n\\n"));
+      };
+      const cancel = () => streams.delete(own);
+      return new Response(new ReadableStream({ start, cancel }), { headers: { "content-type": "text/event-stream" } });
+    },
+  });`;
+
 /** The same with both: `kind` is "echo" or "publish". */
-const bare = (kind: string, port: number): string => `
+const bareSockets = (kind: string, port: number): string => `
   const server = Bun.serve({
     port: ${port},
     fetch: (request, server) => (server.upgrade(request) ? undefined : new Response("up")),
@@ -148,6 +196,8 @@ const bare = (kind: string, port: number): string => `
     },
   });`;
 
+const bare = (kind: string, port: number): string => (kind === "sse" ? bareEvents(port) : bareSockets(kind, port));
+
 const hub = (kind: string, name: string): string => `
   import { HubWorker, ws } from ${JSON.stringify(join(root, "src/hub/index.ts"))};
   const worker = await HubWorker.start({
@@ -156,6 +206,10 @@ const hub = (kind: string, name: string): string => `
     reconnect: { initial: 20 },
     routes: {
       "/": () => "up",
+      "/emit": async () => {
+        await worker.emitter("b").emit("proof", "|${EVENT}");
+        return "";
+      },
       "/echo": ws({
         open: (socket) => ${kind === "echo" ? "{}" : 'socket.subscribe("all")'},
         message: (socket, text) => ${kind === "echo" ? "socket.send(text)" : '{ worker.sockets.publish("all", text); }'},
@@ -187,6 +241,7 @@ try {
   for (const [kind, atLeast, aim] of [
     ["echo", 0.4, 0.7],
     ["publish", 0.6, 0.9],
+    ["sse", 0.6, 0.9],
   ] as const) {
     const [bareport, hubPort] = [freePort(), freePort()];
     startBun(`bare-${kind}`, bare(kind, bareport));
@@ -200,7 +255,7 @@ try {
     }));
     const measured = Number(median(rounds.map((round) => round.hub / round.bare)).toFixed(3));
     bars.push({
-      name: `WebSocket ${kind}, messages/s: hub ÷ bare`,
+      name: `${kind === "sse" ? "server-sent events" : `WebSocket ${kind}`}, messages/s: hub ÷ bare`,
       bare: Math.round(median(rounds.map((round) => round.bare))),
       hub: Math.round(median(rounds.map((round) => round.hub))),
       measured,

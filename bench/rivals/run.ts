@@ -3,8 +3,8 @@
  *
  *     npm run rivals -- [--quick | --short] [--json] [--payload 64,64k] [--in-flight 1,32]
  *
- * cargo builds the programs in Rust; without cargo they are skipped with a note, like servers that are not installed. zeromq (npm) is not measured: Bun 1.4.5 ends
- * when it loads the module, because its native part calls `uv_poll_init_socket`.
+ * cargo builds the programs in Rust. Without cargo they are skipped with a note, like servers that are not installed. zeromq (npm)
+ * is not measured: Bun 1.4.5 ends when it loads the module, because its native part calls `uv_poll_init_socket`.
  */
 
 import { Command } from "commander";

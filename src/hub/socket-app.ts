@@ -11,6 +11,8 @@ const HOPS = 32;
 /** Values of `readyState`. */
 const OPEN = 1;
 const CLOSED = 3;
+/** Close code of a connection that ended without a close frame. */
+const GONE = 1_006;
 
 /** Connections of this process by id. */
 const connections = new Map<string, AppSocket>();
@@ -32,11 +34,11 @@ const ofElysia: WebSocketHandler<Record<string, undefined | ((...args: unknown[]
 export function appSockets(app: SocketApp, cut: number): SocketHandlers | null {
   const handlers = app.websocket ?? ("server" in app && "getServer" in app ? ofElysia : null);
   if (handlers === null) return null;
-  return {
+  const made: SocketHandlers = {
     async open(socket, request) {
       const { response, accepted } = await fetchUpgrade(app, request.raw, cut);
       if (!accepted) return response ?? { status: 404 };
-      const own = new AppSocket(socket, accepted.data);
+      const own = new AppSocket(socket, made, accepted.data);
       connections.set(socket.id, own);
       socket.headers = accepted.headers;
       socket.pin();
@@ -56,6 +58,12 @@ export function appSockets(app: SocketApp, cut: number): SocketHandlers | null {
       return own.run(socket, () => handlers.close?.(own.asBun(), code, reason));
     },
   };
+  return made;
+}
+
+/** The hub of these handlers has ended, and their connections with it. */
+export function endConnections(handlers: SocketHandlers): void {
+  for (const { socket, owner } of connections.values()) if (owner === handlers) void handlers.close!(socket, GONE, "");
 }
 
 /** A connection as handlers for Bun's server know it. */
@@ -65,10 +73,14 @@ class AppSocket {
   binaryType = "nodebuffer";
   readyState = OPEN;
   readonly #topics = new Set<string>();
-  #socket: HubSocket;
+  /** Handlers that it belongs to. */
+  readonly owner: SocketHandlers;
+  /** The connection in the newest call of a handler. */
+  socket: HubSocket;
 
-  constructor(socket: HubSocket, data: unknown) {
-    this.#socket = socket;
+  constructor(socket: HubSocket, owner: SocketHandlers, data: unknown) {
+    this.socket = socket;
+    this.owner = owner;
     this.data = data;
   }
 
@@ -78,7 +90,7 @@ class AppSocket {
 
   /** Calls a handler; what it sends at once travels with the response. */
   async run(socket: HubSocket, handle: () => unknown): Promise<void> {
-    this.#socket = socket;
+    this.socket = socket;
     const running = handle();
     for (let hop = 0; hop < HOPS; hop++) await Promise.resolve();
     await running;
@@ -91,7 +103,7 @@ class AppSocket {
   send(message: unknown): number {
     if (this.readyState !== OPEN) return 0;
     const sent = messageOf(message);
-    this.#socket.send(sent);
+    this.socket.send(sent);
     return sent.length;
   }
 
@@ -105,7 +117,7 @@ class AppSocket {
 
   publish(topic: string, message: unknown): number {
     const sent = messageOf(message);
-    this.#socket.publish(topic, sent);
+    this.socket.publish(topic, sent);
     return sent.length;
   }
 
@@ -118,13 +130,13 @@ class AppSocket {
   }
 
   subscribe(topic: string): boolean {
-    this.#socket.subscribe(topic);
+    this.socket.subscribe(topic);
     this.#topics.add(topic);
     return true;
   }
 
   unsubscribe(topic: string): boolean {
-    this.#socket.unsubscribe(topic);
+    this.socket.unsubscribe(topic);
     return this.#topics.delete(topic);
   }
 
@@ -135,7 +147,7 @@ class AppSocket {
   close(code?: number, reason?: string): void {
     if (this.readyState !== OPEN) return;
     this.readyState = CLOSED;
-    this.#socket.close(code, reason);
+    this.socket.close(code, reason);
   }
 
   terminate(): void {

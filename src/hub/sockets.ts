@@ -27,6 +27,8 @@ const AT_ONCE = 256;
 const PAUSE = { initial: 10, max: 1_000 };
 /** Time for which a hub that closes waits until its workers know that the connections are closed, in ms. */
 const FAREWELL_MS = 1_000;
+/** Handshakes that are repeated at most for one message. */
+const REPEATS = 3;
 /** Close codes of RFC 6455 (7.4.1). */
 const GOING_AWAY = 1_001;
 const POLICY = 1_008;
@@ -251,14 +253,19 @@ export class Sockets {
     } finally {
       gate.leave();
     }
-    const { body } = response;
+    const { body, status } = response;
+    if (status !== 200)
+      throw new SlotbusError("PROTOCOL", `A worker answered a message with status ${status}.`, {
+        mayHaveExecuted: true,
+      });
     const at = commands.onlyMessage(body);
     if (at > 0) this.#send(connection, body[0]!, body.subarray(at));
     else if (body.length > 0) await this.#carryOut(connection, body);
   }
 
   /** Sends an item to the process that has the connection's state. If the process has ended, another one repeats the handshake. */
-  async #askPinned(connection: Connection, item: Item, { owner, limits }: Route<Service>): Promise<BusResponse> {
+  async #askPinned(connection: Connection, item: Item, route: Route<Service>, repeats = 0): Promise<BusResponse> {
+    const { owner, limits } = route;
     const { bus } = owner;
     const { timeout } = limits;
     const worker = bus.workers.find(({ pid }) => pid === connection.pid)?.id;
@@ -266,14 +273,19 @@ export class Sockets {
       const response = await bus.request(connection.request(item), { timeout, worker });
       if (response.status !== commands.UNKNOWN) return response;
     }
+    if (repeats === REPEATS) {
+      const why = "The worker loses the state of the connection each time.";
+      throw new SlotbusError("PROTOCOL", why, { mayHaveExecuted: true });
+    }
     const again = await bus.request(connection.handshake, { timeout });
     if (again.contentType !== commands.ACCEPTED) {
-      this.#shut(connection, POLICY, "The worker refused the connection after a restart.");
-      return again;
+      const why = "The worker refused the connection after a restart.";
+      this.#shut(connection, POLICY, why);
+      throw new SlotbusError("PROTOCOL", why, { mayHaveExecuted: true });
     }
     connection.pid = again.workerPid;
     await this.#carryOut(connection, again.body);
-    return this.#askPinned(connection, item, { owner, limits } as Route<Service>);
+    return this.#askPinned(connection, item, route, repeats + 1);
   }
 
   #gateOf(worker: string): Gate {

@@ -13,6 +13,7 @@ import { resolveDirectory } from "../runtime-directory.ts";
 import { SlotWorker } from "../slot-worker.ts";
 import { HubClient } from "./client.ts";
 import { HubEmitter } from "./emitter.ts";
+import { endConnections } from "./socket-app.ts";
 import { CONNECTION, SOCKET_PATH } from "./socket-commands.ts";
 import { HubSockets } from "./socket-sender.ts";
 import { SocketServer } from "./socket-server.ts";
@@ -119,6 +120,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
       if (reason === null) return;
       queueMicrotask(() => this.emit("disconnected", reason));
       await attachment.worker.close();
+      for (const handlers of this.#options.routes.sockets.values()) endConnections(handlers);
       attachment = await this.#reach(null);
       if (attachment) queueMicrotask(() => this.emit("connected"));
     }

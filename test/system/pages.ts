@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { makeSite } from "../../docs/site/build.ts";
 import { addressOf, pageFiles } from "../../docs/site/pages.ts";
+import { eventually } from "./browser.ts";
 import { type Checks, expect, needTool, note } from "./checks.ts";
 
 /** Builds the site once for all checks. */
@@ -146,7 +147,11 @@ async function searches(): Promise<void> {
   await using visit = await Visit.start();
   const page = await visit.page("light", 1400);
   await page.goto("/hub.html");
-  await page.keyboard.press("Control+k");
+  const opensSearch = async (): Promise<boolean> => {
+    await page.keyboard.press("Control+k"); // does nothing until the page's scripts have run
+    return page.getByRole("searchbox").isVisible();
+  };
+  await eventually(opensSearch, "the search is open");
   await page.getByRole("searchbox").fill("fencing token");
   await page.locator('#localsearch-list a[href^="/claims.html"]').first().click();
   await page.waitForURL("**/claims.html*");

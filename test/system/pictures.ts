@@ -11,7 +11,7 @@ import { eventually, Site } from "./browser.ts";
 import { type Checks, expect, needTool, root, until } from "./checks.ts";
 
 const folder = join(root, process.env["SLOTBUS_PICTURES"] ?? "zig-out/pictures");
-const [COLUMNS, ROWS] = [88, 26];
+const [COLUMNS, ROWS] = [88, 31];
 
 /** Writes the picture of what the page shows without scrolling, in that size. */
 async function save(page: Page, name: string, width: number, height: number): Promise<void> {
@@ -58,7 +58,7 @@ async function topInTerminal(): Promise<void> {
   const generator = join(root, "docs/site"); // it has xterm.js, which draws the pictures of terminals
   installPackages(generator);
   await using site = await busySite();
-  const written = await recordTop(site.directory, 12);
+  const written = await recordTop(site.directory, 24);
   const page = await site.page("/health");
   const xterm = join(generator, "node_modules/@xterm/xterm");
   await page.setContent(

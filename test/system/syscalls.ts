@@ -138,6 +138,7 @@ const CALLS: Record<Role, Record<string, string[]>> = {
     openat: OPEN,
     newfstatat: ["ENOMEM"],
     fcntl: ["EAGAIN", "ENOLCK"],
+    flock: ["EINTR", "ENOLCK"],
     fchmod: ["EPERM", "EINTR"],
     fstatfs: ["EINTR", "ENOSYS"],
     fallocate: ["ENOSPC", "EFBIG", "ENOMEM", "EINTR", "EOPNOTSUPP", "EPERM"],

@@ -11,11 +11,12 @@ import { Parts } from "./collector.ts";
 import type { PeerProcess, SocketCompany } from "./company.ts";
 import type { Duplex } from "./duplex.ts";
 import { FLAG, FRAME, type FrameSink, FrameReader, REQUEST_BYTES, u32 } from "./frames.ts";
+import { detachedBody } from "./errors.ts";
 import { Flood } from "./flood.ts";
 import { FrameWriter } from "./writer.ts";
 import { cutReason } from "./handshake.ts";
 import { Pulse } from "./pulse.ts";
-import { putRequest, readResponse } from "./messages.ts";
+import { putRequest, readIds, readResponse } from "./messages.ts";
 import { type Place, Places } from "./place.ts";
 import { CreditPool, FrameIncoming, FrameOutgoing } from "./streams.ts";
 
@@ -120,14 +121,23 @@ export class SocketConnection implements Connection, FrameSink {
     exchange.carrier = this;
     const writer = this.#writer;
     const first = firstBytes(REQUEST_BYTES, head, encoded.inline);
-    const at = writer.begin(FRAME.request, streams ? FLAG.streams : 0, id, REQUEST_BYTES + first);
+    const at = (place.at = writer.begin(FRAME.request, streams ? FLAG.streams : 0, id, REQUEST_BYTES + first));
     place.batch = writer.batch;
-    place.at = at;
     putRequest(writer.bytes, at, exchange.serial, timeLeft, head, bytes, method);
     place.rest = fillFrame(writer, at + REQUEST_BYTES, first, arena, head, encoded, id, null);
-    if (place.rest) writer.add(place.rest);
+    if (place.rest) {
+      place.rest.onDetached = () => queueMicrotask(() => this.#detached(exchange, place));
+      writer.add(place.rest);
+    }
     company.count("published");
     return "sent";
+  }
+
+  /** The caller has taken the memory of the body away while it was sent. */
+  #detached(exchange: Exchange, place: Place): void {
+    if (place.exchange !== exchange || !this.isOpen) return;
+    exchange.fail(detachedBody(exchange.id, this.#takeBack(place) !== "no"));
+    this.#release(place);
   }
 
   withdraw(exchange: Exchange): Verdict {
@@ -145,10 +155,7 @@ export class SocketConnection implements Connection, FrameSink {
       this.#put(place);
       return "no";
     }
-    place.state = "quarantine";
-    place.left = place.response ? place.response.missing : -1;
-    if (place.isHead) place.left = -1;
-    place.response = null;
+    place.abandon();
     const isPart = place.dropRest(this.#writer);
     this.#writer.send(FRAME.cancel, place.id);
     this.#company.count(isPart ? "withdrawn" : "abandoned");
@@ -215,8 +222,7 @@ export class SocketConnection implements Connection, FrameSink {
   /** The worker leaves, and will never begin the requests that it does not list. */
   #goodbye(bytes: Uint8Array): void {
     this.#isLeaving = true;
-    const begun = new Set<number>();
-    for (let at = 0; at + 4 <= bytes.length; at += 4) begun.add(u32(bytes, at));
+    const begun = readIds(bytes);
     for (const place of this.#places.all) place.isRefused ||= !begun.has(place.id) && !place.isAnswered;
   }
 
@@ -432,8 +438,10 @@ export class SocketConnection implements Connection, FrameSink {
       writer.close();
       return this.#duplex.terminate();
     }
-    for (const place of this.#places.all) if (!this.#writer.hasSent(place.batch)) writer.recall(place.batch, place.at);
-    for (const place of this.#places.all) place.dropRest(writer);
+    for (const place of this.#places.all) {
+      if (!writer.hasSent(place.batch)) writer.recall(place.batch, place.at);
+      place.dropRest(writer);
+    }
     writer.sendBytes(FRAME.goodbye, 0, 0, cutReason(reason));
     writer.flush();
     writer.close();

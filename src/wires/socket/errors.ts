@@ -35,3 +35,11 @@ export function connectError(name: string, directory: string, cause: unknown): S
   }
   return new SlotbusError("RESOURCE", `Cannot connect to bus "${name}" in ${directory}: ${message}.`, { cause });
 }
+
+/** The body of a request was detached or resized before it was sent. */
+export function detachedBody(id: string, mayHaveExecuted: boolean): SlotbusError {
+  return new SlotbusError("BODY_RELEASED", `The body of request ${id} was detached or resized while it was sent.`, {
+    hint: "Transfer or resize the memory of a body only after its request has settled.",
+    mayHaveExecuted,
+  });
+}

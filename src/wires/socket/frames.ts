@@ -4,8 +4,6 @@
  * frame of its request or response and goes on in BODY frames.
  */
 
-import type { FrameWriter } from "./writer.ts";
-
 /** Types of frames. */
 export const FRAME = {
   /** Client: serial f64, timeout u32 (ms, 0: none), head u32, body u32 (bytes), method u8, 3 × 0; then head and body. */
@@ -103,11 +101,18 @@ export interface FrameSink {
   malformed(what: string): void;
 }
 
+/** Gets the marks of the other side, and the answers to marks. */
+export interface Marks {
+  /** The other side has handled all bytes before a mark. `false`: there was none. */
+  marked(): boolean;
+  /** Answers a mark. `false`: the other side does not read. */
+  answerMark(): boolean;
+}
+
 /** Decodes frames from chunks of any size. Allocates one buffer of fixed size. */
 export class FrameReader {
   readonly #sink: FrameSink;
-  /** Gets the marks. */
-  readonly #writer: FrameWriter;
+  readonly #marks: Marks;
   /** Bytes of BODY frames since the last mark, with their headers. */
   #unmarked = 0;
   /** Start of a frame whose end has not arrived; {@link #kept} bytes. */
@@ -117,9 +122,9 @@ export class FrameReader {
   #left = 0;
   #exchange = 0;
 
-  constructor(sink: FrameSink, writer: FrameWriter) {
+  constructor(sink: FrameSink, marks: Marks) {
     this.#sink = sink;
-    this.#writer = writer;
+    this.#marks = marks;
   }
 
   push(chunk: Uint8Array): void {
@@ -179,12 +184,12 @@ export class FrameReader {
 
   #mark(type: number): void {
     if (type === FRAME.marked) {
-      if (!this.#writer.marked()) this.#sink.malformed("a MARKED without a mark");
+      if (!this.#marks.marked()) this.#sink.malformed("a MARKED without a mark");
     } else if (this.#unmarked < MARK_BYTES) {
       this.#sink.malformed("a mark without bytes before it");
     } else {
       this.#unmarked = 0;
-      if (!this.#writer.answerMark()) this.#sink.malformed("bytes, and did not read the answers");
+      if (!this.#marks.answerMark()) this.#sink.malformed("bytes, and did not read the answers");
     }
   }
 

@@ -67,6 +67,20 @@ export function putResponse(bytes: Uint8Array, at: number, status: number, head:
   putU32(bytes, at + 8, body);
 }
 
+/** Returns the bytes of a worker's GOODBYE: the ids of exchanges. */
+export function idsOf(exchanges: readonly number[]): Uint8Array {
+  const bytes = new Uint8Array(4 * exchanges.length);
+  for (const [n, id] of exchanges.entries()) putU32(bytes, 4 * n, id);
+  return bytes;
+}
+
+/** Decodes a worker's GOODBYE. */
+export function readIds(bytes: Uint8Array): Set<number> {
+  const ids = new Set<number>();
+  for (let at = 0; at + 4 <= bytes.length; at += 4) ids.add(u32(bytes, at));
+  return ids;
+}
+
 /** Decodes a RESPONSE; `null` if it is invalid. The result is valid until the next call. */
 export function readResponse(flags: number, bytes: Uint8Array, limits: Limits): Message | null {
   if (bytes.length < RESPONSE_BYTES) return null;

@@ -47,6 +47,13 @@ export class Place {
     return this.response !== null || this.incoming !== null || this.outgoing !== null;
   }
 
+  /** The caller has given up. */
+  abandon(): void {
+    this.state = "quarantine";
+    this.left = this.response && !this.isHead ? this.response.missing : -1;
+    this.response = null;
+  }
+
   /** Sends no more of a request body. Returns whether a part of it was missing. */
   dropRest(writer: FrameWriter): boolean {
     const { rest } = this;

@@ -44,16 +44,20 @@ export function freeKept(): void {
 export class Rest implements Bulk {
   readonly exchange: number;
   readonly #onSent: (() => void) | null;
-  /** The bytes, from `#from` of the first part on. */
+  /** The bytes, from `#from` of the first part on, and the sizes that the parts had. */
   readonly #parts: Uint8Array[];
+  readonly #sizes: number[];
   #from = 0;
   /** Memory of {@link own}. */
   #copy: Uint8Array = NONE;
+  /** Called, maybe more than once, when the memory of a part was detached or resized. Zeros are sent in its place. */
+  onDetached: (() => void) | null = null;
 
   /** `onSent` is called when the socket has the last byte. */
   constructor(exchange: number, parts: Uint8Array[], onSent: (() => void) | null) {
     this.exchange = exchange;
     this.#parts = parts.filter(({ length }) => length > 0);
+    this.#sizes = this.#parts.map(({ length }) => length);
     this.#onSent = onSent;
   }
 
@@ -64,10 +68,14 @@ export class Rest implements Bulk {
 
   piece(most: number): Uint8Array {
     const part = this.#parts[0]!;
-    const piece = part.subarray(this.#from, this.#from + most);
-    this.#from += piece.length;
-    if (this.#from < part.length) return piece;
+    const size = this.#sizes[0]!;
+    const end = Math.min(size, this.#from + most);
+    if (part.length !== size) this.onDetached?.();
+    const piece = part.length === size ? part.subarray(this.#from, end) : new Uint8Array(end - this.#from);
+    this.#from = end;
+    if (end < size) return piece;
     this.#parts.shift();
+    this.#sizes.shift();
     this.#from = 0;
     return piece;
   }
@@ -84,6 +92,7 @@ export class Rest implements Bulk {
       at += piece.length;
     }
     this.#parts.push(this.#copy.subarray(START, at));
+    this.#sizes.push(left);
   }
 
   next(): boolean {

@@ -14,19 +14,10 @@ import { Parts } from "./collector.ts";
 import type { Duplex } from "./duplex.ts";
 import { Flood } from "./flood.ts";
 import { FrameWriter } from "./writer.ts";
-import {
-  FLAG,
-  FRAME,
-  type FrameSink,
-  FrameReader,
-  IDLE_FRAMES_PER_SECOND,
-  putU32,
-  RESPONSE_BYTES,
-  u32,
-} from "./frames.ts";
+import { FLAG, FRAME, type FrameSink, FrameReader, IDLE_FRAMES_PER_SECOND, RESPONSE_BYTES, u32 } from "./frames.ts";
 import type { Welcome } from "./handshake.ts";
 import { Entry } from "./entry.ts";
-import { type Limits, putResponse, readRequest } from "./messages.ts";
+import { idsOf, type Limits, putResponse, readRequest } from "./messages.ts";
 import { CreditPool, FIRST_CREDIT, FrameIncoming, FrameOutgoing } from "./streams.ts";
 
 /** Largest encoded error, in bytes. */
@@ -276,6 +267,11 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     this.#side.answered();
   }
 
+  /** As {@link #over}, after the flush that sent the last byte: the next handler may change a body that is being written. */
+  #overSoon(entry: Entry): void {
+    queueMicrotask(() => this.#over(entry));
+  }
+
   #free(entry: Entry): void {
     entry.state = "free";
     entry.incoming?.close();
@@ -339,7 +335,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     const first = firstBytes(RESPONSE_BYTES, head, encoded.inline);
     const at = this.#begin(entry, 0, status, head, encoded.bytes, first);
     const isShort = encoded.large === null && first === head + encoded.inline;
-    const onSent = isShort ? null : (): void => this.#over(entry);
+    const onSent = isShort ? null : (): void => this.#overSoon(entry);
     entry.rest = fillFrame(this.#writer, at, first, this.#outgoing, head, encoded, entry.id, onSent);
     if (!entry.rest) this.#over(entry);
     else if (encoded.large === large) this.#writer.addNow(entry.rest);
@@ -372,7 +368,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     const onEnd = (): void => {
       if (!this.isOpen) return;
       claim.settle();
-      this.#over(entry);
+      this.#overSoon(entry);
     };
     return (entry.outgoing = new FrameOutgoing(entry.id, this.#writer, FIRST_CREDIT, onEnd));
   }
@@ -438,8 +434,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     const writer = this.#writer;
     const timer = this.turns.clock.after(LINGER_MS, () => this.#hangUp());
     this.#duplex.onClose = () => timer.close();
-    const at = writer.begin(FRAME.goodbye, 0, 0, 4 * begun.length);
-    for (const [n, id] of begun.entries()) putU32(writer.bytes, at + 4 * n, id);
+    writer.sendBytes(FRAME.goodbye, 0, 0, idsOf(begun));
     writer.onEmpty = () => {
       timer.close();
       writer.close();

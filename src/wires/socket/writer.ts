@@ -1,7 +1,7 @@
 /** Writes frames to a socket: small ones at once, bodies in turns behind them. */
 
 import type { Duplex } from "./duplex.ts";
-import { BODY_FRAME_BYTES, FRAME, FRAME_BYTES, HEADER_BYTES, putHeader, putU32 } from "./frames.ts";
+import { BODY_FRAME_BYTES, FRAME, FRAME_BYTES, HEADER_BYTES, type Marks, putHeader, putU32 } from "./frames.ts";
 
 /** A body that is sent in pieces, in turns with other bodies. */
 export interface Bulk {
@@ -13,11 +13,13 @@ export interface Bulk {
   next(): boolean;
   /** Called once, when the writer needs its memory no longer. */
   free?(): void;
+  /** Called when the memory of a piece was detached or resized before it was written. Zeros are sent. */
+  onDetached?: (() => void) | null;
 }
 
 /**
  * Bodies while there are other frames, and without them, in bytes. `onTheWay`: no piece begins while the other side has not handled
- * so many bytes, because what comes next waits behind them. `piece`: the largest piece. `mark`: bytes after which a mark goes before
+ * that many bytes, because what comes next waits behind them. `piece`: the largest piece. `mark`: bytes after which a mark goes before
  * the next piece.
  */
 const MIXED = { onTheWay: 131_072, piece: FRAME_BYTES, mark: 65_536 };
@@ -36,7 +38,7 @@ const KEPT_BYTES = 262_144;
  * The only writer of a connection. The frames of one turn go out in one write. Large bodies go after all of them, in turns of one frame
  * each, from where they are: the header is the end of a batch, and the piece of the body is the next write.
  */
-export class FrameWriter {
+export class FrameWriter implements Marks {
   readonly #duplex: Duplex;
   /** Memory of the frames that are written next. Valid until the next call of {@link begin}. */
   bytes: Uint8Array = new Uint8Array(SMALL_BYTES);
@@ -51,6 +53,7 @@ export class FrameWriter {
   /** The body whose frame has begun, and the bytes of the frame; `null` once they are being written. */
   #bulk: Bulk | null = null;
   #piece: Uint8Array | null = null;
+  #pieceBytes = 0;
   readonly #bulks: Bulk[] = [];
   /** Bytes of bodies since the last mark, and those before each mark without an answer. */
   #unmarked = 0;
@@ -118,7 +121,6 @@ export class FrameWriter {
     this.bytes.set(bytes, at);
   }
 
-  /** The other side has handled all bytes before a mark. `false`: there was none. */
   marked(): boolean {
     const bytes = this.#marks.shift();
     if (bytes === undefined) return false;
@@ -127,7 +129,6 @@ export class FrameWriter {
     return true;
   }
 
-  /** `false`: the other side does not read. */
   answerMark(): boolean {
     this.send(FRAME.marked);
     return ++this.#answers < UNREAD_ANSWERS;
@@ -202,7 +203,7 @@ export class FrameWriter {
     if (this.#out) return true;
     if (this.#piece) {
       this.#out = this.#piece;
-      this.#outEnd = this.#piece.length;
+      this.#outEnd = this.#pieceBytes;
       this.#piece = null;
       return true;
     }
@@ -248,6 +249,7 @@ export class FrameWriter {
       this.#endPiece(bulk);
     } else {
       this.#piece = piece;
+      this.#pieceBytes = length;
     }
   }
 
@@ -261,7 +263,11 @@ export class FrameWriter {
   }
 
   #write(): void {
-    const out = this.#out!;
+    let out = this.#out!;
+    if (out.length < this.#outEnd) {
+      this.#out = out = new Uint8Array(this.#outEnd);
+      this.#bulk?.onDetached?.();
+    }
     const isAll = this.#outAt === 0 && this.#outEnd === out.length;
     this.#outAt += this.#duplex.write(isAll ? out : out.subarray(this.#outAt, this.#outEnd));
     if (this.#outAt < this.#outEnd) {
