@@ -331,6 +331,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents, O
   block(handle: (request: WorkerRequest) => void, isOver: () => boolean, isStopping: () => boolean): void {
     const { reconnect } = this.#options;
     let attempt = 0;
+    this.#attacher.lookSync(); // the event loop may have read a knock, and looks only in its next turn
     while (!isOver()) {
       // A deferred response is sent by the handler of a later request.
       if (isStopping() && this.running === 0) {
