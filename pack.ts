@@ -255,7 +255,7 @@ function trimCommand(): void {
 }
 
 /** Entries that Node can use, on the socket wire. The others need Bun. */
-const PORTABLE = [".", "./otel", "./serve"];
+const PORTABLE = [".", "./nats", "./otel", "./serve"];
 
 /** Returns a module with the same exports for other runtimes: it can be imported, and throws when it is run. */
 async function unsupported(entry: string, source: string): Promise<string> {

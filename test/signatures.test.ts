@@ -1,6 +1,7 @@
 /** Every public signature: parameters and results of all methods, getters, functions, statics and events. */
 
 import { expect, test } from "bun:test";
+import type { NatsConnection } from "@nats-io/transport-node";
 import type { Server } from "bun";
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -8,6 +9,7 @@ import type * as B from "slotbus";
 import type { SlotBus, SlotWorker } from "slotbus";
 import type * as H from "slotbus/hub";
 import { Hub, type HubEmitter, type HubRequest, HubWorker, type limit, sse } from "slotbus/hub";
+import type { nats, NatsOptions, NatsVia } from "slotbus/nats";
 import type { instrument, InstrumentOptions } from "slotbus/otel";
 import { Pool, type PoolEvents, type PoolStats, type RunName, type StreamName, task, type Task } from "slotbus/pool";
 import type * as L from "slotbus/pool";
@@ -255,6 +257,7 @@ export type OfServeAndTesting = [
   Expect<Equal<typeof assertNoLeaks, <Of>(work: () => Of | Promise<Of>, options?: T.LeakOptions) => Promise<Of>>>,
   Expect<Getters<LeakError, "name", "LeakError">>,
   Expect<Getters<LeakError, "leaks", readonly T.Leak[]>>,
+  Expect<Equal<typeof nats, (given?: NatsOptions | NatsConnection) => NatsVia>>,
   Expect<Equal<typeof instrument, (options?: InstrumentOptions) => Disposable>>,
 ];
 

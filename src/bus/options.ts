@@ -28,7 +28,7 @@ export const SLOTS_MAX = C.SB_SLOTS_MAX;
 /** The option `via` of buses and workers. */
 export const viaRow = custom<Via | undefined>(
   undefined,
-  "`memory()` or `socket()`",
+  "`memory()`, `socket()` or `nats()`",
   checkVia,
   "memory where it is available",
 );
@@ -98,7 +98,7 @@ export interface BusOptions extends Given<typeof rows> {}
 export type ResolvedBusOptions = Omit<Resolved<typeof rows>, "workers">;
 
 function checkVia(given: Via | undefined, name: string): Via | undefined {
-  return given === undefined || isVia(given) ? given : refuse(name, given, "`memory()` or `socket()`");
+  return given === undefined || isVia(given) ? given : refuse(name, given, "`memory()`, `socket()` or `nats()`");
 }
 
 function checkUids(given: readonly number[], name: string): readonly number[] {

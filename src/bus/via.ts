@@ -1,9 +1,9 @@
 /** The option `via`: which wire carries the requests of a bus. */
 
-/** Name of a wire on one machine. */
-export type WireKind = "memory" | "socket";
+/** Name of a wire. */
+export type WireKind = "memory" | "socket" | "nats";
 
-/** A wire, as {@link memory} and {@link socket} return it. */
+/** A wire, as {@link memory}, {@link socket} and `nats` of `slotbus/nats` return it. */
 export interface Via {
   readonly wire: WireKind;
 }
@@ -18,8 +18,8 @@ export function socket(): Via {
   return { wire: "socket" };
 }
 
-/** Whether a value comes from {@link memory} or {@link socket}. */
+/** Whether a value comes from {@link memory}, {@link socket} or `nats`. */
 export function isVia(value: unknown): value is Via {
   const wire = typeof value === "object" && value !== null && "wire" in value ? value.wire : undefined;
-  return wire === "memory" || wire === "socket";
+  return wire === "memory" || wire === "socket" || (wire === "nats" && "link" in (value as object));
 }

@@ -31,6 +31,11 @@ export const CODES = {
    */
   EVICTED: { retryable: true },
   /**
+   * The NATS server cannot be reached. Nothing was sent. slotbus connects again by itself.
+   * @cure Check that the server runs, that `servers` names it, and that the network lets this machine reach it.
+   */
+  DISCONNECTED: { retryable: true },
+  /**
    * A client of a shared bus was stopped, or its event loop was blocked, for 10 s while its streams held places of a full
    * worker. The worker ended its session with that client, and attaches again when the client continues.
    * @cure Continue the client (SIGCONT), or end it. Give a worker more `concurrency` than one client can have streams.
