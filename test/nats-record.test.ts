@@ -2,6 +2,8 @@
 
 import { expect, test } from "bun:test";
 import fc from "fast-check";
+import { checkVersion, entryOf, tokenOf } from "../src/contest/nats/bucket.ts";
+import { placeOf } from "../src/contest/nats/follow.ts";
 import {
   bucketOf,
   deadlineOf,
@@ -112,4 +114,31 @@ test("the times of another holder stay within its ttl, however wrong the wall cl
     expect(expiresAt).toBeLessThanOrEqual(now + 2_000);
     expect(claimedAt).toBeLessThanOrEqual(now);
   }
+});
+
+test("claims need a server whose expired leases leave a marker", () => {
+  for (const version of ["2.11.2", "2.11.10", "2.12.0", "2.15.1", "3.0.0", "2.11.2-RC.1"]) checkVersion(version);
+  for (const version of ["2.11.1", "2.11.0", "2.10.29", "2.9.10", "1.99.99", "0", ""])
+    expect(() => checkVersion(version)).toThrow("Claims need a NATS server of version 2.11.2 or later");
+});
+
+test("what a consumer delivers names its place, with and without a domain", () => {
+  const place = { revision: 1_795_580_784_860_002, number: 3, written: 1_795_580_786_868, pending: 0 };
+  const tail = "w1.1.1795580784860002.3.1795580786868463000.0";
+  expect(placeOf(`$JS.ACK.KV_x.${tail}`)).toEqual(place);
+  expect(placeOf(`$JS.ACK.hub.AbC.KV_x.${tail}.rnd`)).toEqual(place);
+  for (const reply of ["", "_INBOX.a.b", `$JS.NAK.KV_x.${tail}`, "$JS.ACK.KV_x.w1.1.x.3.1.0", `$JS.ACK.a.KV_x.${tail}`])
+    expect([reply, placeOf(reply)]).toEqual([reply, null]);
+});
+
+test("what is in a key is a lease, its end, or something else", () => {
+  const entry = (head: Record<string, string | undefined>, value: string) =>
+    entryOf("k.l", 9, Number.NaN, (name) => head[name] ?? "", value);
+  expect(entry({}, encodeRecord(record))).toEqual({ key: "k.l", revision: 9, written: 0, record, end: null });
+  expect(tokenOf(entry({}, encodeRecord(record)))).toBe(7);
+  expect(tokenOf(entry({}, encodeRecord({ ...record, token: 0 })))).toBe(9);
+  expect(entry({ "Nats-Marker-Reason": "MaxAge" }, "")).toMatchObject({ record: null, end: "expired" });
+  for (const head of [{ "KV-Operation": "PURGE" }, { "KV-Operation": "DEL" }, {}])
+    expect(entry(head, "")).toMatchObject({ record: null, end: "released" });
+  expect(entry({}, "else")).toMatchObject({ record: null, end: null });
 });

@@ -225,8 +225,19 @@ export type OfContracts = [
   Expect<Getters<B.SlotbusError, "retryable" | "mayHaveExecuted", boolean>>,
 ];
 
+/** The types with shared memory first, so that it keeps all that only memory can do. */
+interface Join {
+  (options: E.FleetOptions): Promise<Fleet>;
+  (options: E.PortableFleetOptions): Promise<E.PortableFleet>;
+}
+
+interface OpenContest {
+  (options: C.ContestOptions): Promise<Contest>;
+  (options: C.PortableContestOptions): Promise<C.PortableContest>;
+}
+
 export type OfFleet = [
-  Expect<Equal<typeof Fleet.join, (options: E.FleetOptions) => Promise<Fleet>>>,
+  Expect<Equal<typeof Fleet.join, Join>>,
   Expect<Equal<typeof Fleet.observe, (options: E.FleetObserveOptions) => Promise<Fleet>>>,
   Expect<Getters<Fleet, "name", string>>,
   Expect<Getters<Fleet, "isObserver" | "closed" | "isCurrent", boolean>>,
@@ -293,7 +304,7 @@ export type OfEvents = [
 ];
 
 export type OfContest = [
-  Expect<Equal<typeof Contest.open, (options: C.ContestOptions) => Promise<Contest>>>,
+  Expect<Equal<typeof Contest.open, OpenContest>>,
   Expect<Getters<Contest, "owner", string>>,
   Expect<Getters<Contest, "closed", boolean>>,
   Expect<Equal<Contest["now"], () => number>>,

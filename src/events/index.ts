@@ -2,7 +2,16 @@
 
 export { Fleet } from "../fleet/fleet.ts";
 export type { FleetMember } from "../native/fleet.ts";
-export type { CursorOptions, FleetObserveOptions, FleetOptions, FleetSizes, RingOptions } from "../fleet/options.ts";
+export type {
+  CursorOptions,
+  FleetObserveOptions,
+  FleetOptions,
+  FleetSizes,
+  FleetVia,
+  PortableFleetOptions,
+  RingOptions,
+} from "../fleet/options.ts";
+export type { PortableFleet } from "../fleet/portable.ts";
 export type { Bookmark, From } from "../fleet/event-ring.ts";
 export { Cursor, type CursorItem, type Frame, type Ring } from "../fleet/ring.ts";
 export { Binding, type BindingCounts } from "./binding.ts";
