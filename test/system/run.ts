@@ -24,6 +24,7 @@ import { checks as fuzz } from "./fuzz.ts";
 import { checks as installed } from "./installed.ts";
 import { checks as large } from "./large.ts";
 import { checks as memory } from "./memory.ts";
+import { checks as natsClaims } from "./nats-claims.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as processes } from "./processes.ts";
@@ -62,6 +63,7 @@ const groups: { [name: string]: Checks } = {
   browser,
   nginx,
   front,
+  "nats-claims": natsClaims,
   stdio,
   systemd,
 };
