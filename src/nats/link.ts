@@ -89,6 +89,11 @@ export class NatsLink {
     }
   }
 
+  /** Adds a user while there is another one, who entered. */
+  hold(): void {
+    this.#users++;
+  }
+
   async #open(): Promise<NatsConnection> {
     const source = this.#source;
     const connection = isConnection(source) ? source : await this.#connect(source);

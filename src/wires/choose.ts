@@ -4,6 +4,7 @@ import { InvalidConfigError, SlotbusError, UnsupportedError } from "../errors.ts
 import { isSystemRefusal } from "../errors/plain.ts";
 import { isBun } from "../runtime.ts";
 import type { Via, WireKind } from "../bus/via.ts";
+import type { NatsVia } from "../nats/index.ts";
 import type { WireModule } from "./module.ts";
 
 /** Why this process cannot share memory; `null` if it can. */
@@ -16,8 +17,8 @@ export function whyNoMemory(): string | null {
 function wireOfEnvironment(): WireKind | undefined {
   const given = process.env["SLOTBUS_WIRE"];
   if (!given) return undefined;
-  if (given === "memory" || given === "socket") return given;
-  throw new InvalidConfigError(`SLOTBUS_WIRE is ${JSON.stringify(given)}; it must be memory or socket.`);
+  if (given === "memory" || given === "socket" || given === "nats") return given;
+  throw new InvalidConfigError(`SLOTBUS_WIRE is ${JSON.stringify(given)}; it must be memory, socket or nats.`);
 }
 
 /** The wire of this process. */
@@ -35,6 +36,7 @@ let isWarned = false;
 /** Chooses and loads the wire of this process. @throws (rejects) {UnsupportedError} */
 export async function chooseWire(via?: Via): Promise<WireChoice> {
   const wanted = via?.wire ?? wireOfEnvironment();
+  if (wanted === "nats") return loadNats(via as NatsVia | undefined);
   const by = via ? `the option \`via\` is ${via.wire}()` : `SLOTBUS_WIRE is ${wanted}`;
   const why = whyNoMemory();
   if (why !== null && wanted === "memory") {
@@ -52,6 +54,17 @@ export async function chooseWire(via?: Via): Promise<WireChoice> {
     const [what = ""] = error.message.split(` ${error.hint}`);
     return { module: await loadSocket(), why: what.replace(/\.$/, ""), cure: error.hint ?? null };
   }
+}
+
+/** The server that the environment names, for all buses and workers of the process. */
+let natsOfEnvironment: NatsVia | null = null;
+
+async function loadNats(via: NatsVia | undefined): Promise<WireChoice> {
+  const { natsWire } = await loaded(import("./nats/index.ts"));
+  if (via) return { module: natsWire(via.link), why: "the option `via` is nats()", cure: null };
+  const { nats } = await loaded(import("../nats/index.ts"));
+  natsOfEnvironment ??= nats({ servers: process.env["NATS_URL"] });
+  return { module: natsWire(natsOfEnvironment.link), why: "SLOTBUS_WIRE is nats", cure: null };
 }
 
 async function loadSocket(): Promise<WireModule> {

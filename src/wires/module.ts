@@ -2,6 +2,7 @@
 
 import type { ResolvedBusOptions } from "../bus/options.ts";
 import type { ResolvedWorkerOptions } from "../bus/worker-options.ts";
+import type { WireKind } from "../bus/via.ts";
 import type { Arrivals, Wire, WireEvents, WorkerWire } from "../bus/wire.ts";
 import type { Clock } from "../clock.ts";
 
@@ -39,7 +40,7 @@ export interface ClientParts<Name extends HeldName = HeldName> {
 
 /** One wire, for both sides. */
 export interface WireModule<Name extends HeldName = HeldName> {
-  readonly kind: "memory" | "socket";
+  readonly kind: WireKind;
   /**
    * Takes the name of the bus: alone ("own"), or as one of up to 64 clients ("share").
    *

@@ -64,7 +64,10 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.#moves = new Moves(clock, this.#connections, () => events.room());
     this.client = new ClientHandle({ ...bus, tag });
     const count = (counter: CounterName): void => this.client.count(counter);
-    this.#members = new Members({ bus, clock, stalledAfter, lastId: FRAMED_ID, count, roundTrip: () => {} }, events);
+    this.#members = new Members(
+      { wire: "socket", bus, clock, stalledAfter, lastId: FRAMED_ID, count, roundTrip: () => {} },
+      events,
+    );
     const onContention = (): void => this.client.count("contentions");
     const [single, batch] = [SINGLE, BATCH].map((limits) => new Contention(limits, onContention));
     this.#driver = new Driver(this, bus.spin, clock, single, batch);

@@ -1,36 +1,47 @@
-/** The client side of the socket wire, without the C library. */
+/** The client side of a wire of frames, without the C library. */
 
 import type { Driven, Wire, WireEvents } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
+import type { WireKind } from "../../bus/via.ts";
 import type { ClientParts } from "../module.ts";
-import { Listener } from "./listener.ts";
+import type { HandshakeEvents } from "./handshakes.ts";
 import { Members } from "./members.ts";
-import type { SocketName } from "./name.ts";
 import { freeKept } from "./rest.ts";
 import { SocketStatistics } from "./statistics.ts";
 
 /** Longest time between two ticks that counts, in ms: a later tick was delayed by this process, not by a worker. */
 const LONGEST_TICK_MS = 40;
 
+/** Accepts workers until it is closed. */
+export interface Accepting {
+  close(): void;
+}
+
 /** The wire of a client: a listener, and a connection for each worker. */
 export class SocketClient implements Wire {
-  readonly kind = "socket";
+  readonly kind: WireKind;
   readonly statistics: SocketStatistics;
   readonly #clock: Clock;
   readonly #members: Members;
-  readonly #listener: Listener;
+  readonly #listener: Accepting;
   /** `clock.now()` of the last tick. */
   #tickedAt = 0;
 
-  /** Listens for workers. @throws `RESOURCE` */
-  constructor({ bus, name, tag, clock, stalledAfter }: ClientParts<SocketName>, events: WireEvents) {
+  /** `listen` begins to accept workers. @throws `RESOURCE` */
+  constructor(
+    kind: WireKind,
+    { bus, clock, stalledAfter }: Omit<ClientParts, "name">,
+    events: WireEvents,
+    listen: (events: HandshakeEvents) => Accepting,
+  ) {
+    this.kind = kind;
     this.#clock = clock;
     this.statistics = new SocketStatistics(clock, bus.slots, () => this.#members.all);
     const { statistics } = this;
     const count = (counter: Parameters<typeof statistics.count>[0]): void => statistics.count(counter);
     const roundTrip = (ms: number): void => statistics.roundTrip(ms);
-    this.#members = new Members({ bus, clock, stalledAfter, lastId: 0, count, roundTrip }, events);
-    this.#listener = new Listener(clock, name, bus, tag, {
+    this.#members = new Members({ wire: kind, bus, clock, stalledAfter, lastId: 0, count, roundTrip }, events);
+    this.#listener = listen({
       attached: (...worker) => this.#members.attach(...worker),
       refused: (peer, reason) => {
         statistics.count("peers_refused");

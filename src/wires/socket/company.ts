@@ -3,6 +3,7 @@
 import type { Arena, HeadWriter } from "../../bus/codec.ts";
 import type { Exchange } from "../../bus/exchange.ts";
 import type { HeadReader } from "../../bus/head.ts";
+import type { WireKind } from "../../bus/via.ts";
 import type { Connection, Departure } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
 import type { CounterName } from "../../native/statistics.ts";
@@ -19,6 +20,7 @@ export interface PeerProcess {
 
 /** The part of a wire that its socket connections use. */
 export interface SocketCompany {
+  readonly wire: WireKind;
   readonly clock: Clock;
   readonly headLimit: number;
   readonly payloadLimit: number;

@@ -3,21 +3,13 @@
 import { type BodyLike, encodeMethod } from "../../bus/codec.ts";
 import type { Head } from "../../bus/head.ts";
 import type { Exchange, Executed, Verdict } from "../../bus/exchange.ts";
+import type { WireKind } from "../../bus/via.ts";
 import type { Connection, SlotReport } from "../../bus/wire.ts";
 import { SlotbusError } from "../../errors.ts";
 import { decodeHead, encodeBody, fillFrame, firstBytes } from "./bodies.ts";
 import type { PeerProcess, SocketCompany } from "./company.ts";
 import type { Duplex } from "./duplex.ts";
-import {
-  FLAG,
-  FRAME,
-  type FrameSink,
-  FrameReader,
-  FrameWriter,
-  IDLE_FRAMES_PER_SECOND,
-  REQUEST_BYTES,
-  u32,
-} from "./frames.ts";
+import { FLAG, FRAME, type FrameSink, FrameReader, FrameWriter, REQUEST_BYTES, u32 } from "./frames.ts";
 import { Flood } from "./flood.ts";
 import { cutReason } from "./handshake.ts";
 import { Pulse } from "./pulse.ts";
@@ -32,7 +24,7 @@ export class SocketConnection implements Connection, FrameSink {
   readonly pid: number;
   readonly uid: number;
   readonly peer: PeerProcess;
-  readonly wire = "socket";
+  readonly wire: WireKind;
   isOpen = true;
   load = 0;
   readonly elsewhere = 0;
@@ -57,6 +49,7 @@ export class SocketConnection implements Connection, FrameSink {
 
   constructor(company: SocketCompany, duplex: Duplex, id: number, peer: PeerProcess, concurrency: number) {
     this.#company = company;
+    this.wire = company.wire;
     this.#duplex = duplex;
     this.id = id;
     this.pid = peer.pid;
@@ -67,9 +60,9 @@ export class SocketConnection implements Connection, FrameSink {
     this.#writer = new FrameWriter(duplex);
     this.#reader = new FrameReader(this, this.#writer);
     this.#pulse = new Pulse(company.clock, () => this.#writer.send(FRAME.ping));
-    this.#flood = new Flood(company.clock, IDLE_FRAMES_PER_SECOND);
+    this.#flood = new Flood(company.clock);
     duplex.onData = (bytes) => this.read(bytes);
-    duplex.onClose = () => this.end("ended");
+    duplex.onClose = () => this.end(duplex.fate ?? "ended", true);
   }
 
   get room(): number {
@@ -378,6 +371,7 @@ export class SocketConnection implements Connection, FrameSink {
   /** Checks the worker at a tick, `ms` after the last. Returns for how long it has been silent, if that is news. */
   watch(ms: number): number | null {
     for (const { exchange } of this.#places.all) exchange?.age();
+    if (this.load > 0) this.#duplex.probe?.();
     return this.#pulse.watch(ms, this.load > 0, this.#company.stalledAfter);
   }
 
@@ -408,15 +402,18 @@ export class SocketConnection implements Connection, FrameSink {
     this.end("left");
   }
 
-  /** Ends the connection, and reports to each exchange and to the wire. `how` continues "Worker pid 7 …"; without it: an eviction. */
-  end(how = `was evicted (${this.#evictedFor})`): void {
+  /**
+   * Ends the connection, and reports to each exchange and to the wire. `how` continues "Worker pid 7 …"; without it: an eviction.
+   * `isClosed`: the worker has closed it.
+   */
+  end(how = `was evicted (${this.#evictedFor})`, isClosed = false): void {
     if (!this.isOpen) return;
     this.isOpen = false;
     const evictedFor = this.#evictedFor;
     const had = this.#places.all.filter(({ exchange }) => exchange !== null);
     const exchanges = had.map(({ exchange }) => exchange!);
     const provenNo = new Set(had.filter((place) => this.#isUnseen(place)));
-    this.#hangUp(how === "ended" ? null : (evictedFor ?? ""));
+    this.#hangUp(isClosed ? null : (evictedFor ?? ""));
     // Newest first, because each exchange that returns to the queue goes to its front.
     for (const place of had.toSorted((a, b) => b.exchange!.serial - a.exchange!.serial)) {
       const exchange = place.exchange!;

@@ -25,6 +25,10 @@ export interface Duplex {
    * socket is closed.
    */
   write(bytes: Uint8Array): number;
+  /** How the other side or the way to it failed; continues "Worker pid 7 …". Without it, the other side has closed the socket. */
+  readonly fate?: string | null;
+  /** Asks whether the other side is still there, if the wire does not say so by itself: {@link onClose} follows if it is not. */
+  probe?(): void;
   /** Closes the socket when all accepted bytes are sent. */
   end(): void;
   /** Closes the socket at once. */

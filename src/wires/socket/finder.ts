@@ -5,7 +5,7 @@ import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
 import type { Clock, Timer } from "../../clock.ts";
 import { BusNotFoundError, type SlotbusError } from "../../errors.ts";
 import { findAddresses, isShared, socketIdentity } from "./addresses.ts";
-import { type Attached, joinClient } from "./join.ts";
+import { type Attached, connectSocket, joinClient } from "./join.ts";
 
 /** Pauses between attempts to attach to a client that is busy, in ms. */
 const ATTEMPTS: Backoff = { initial: 10, max: 1_000 };
@@ -34,8 +34,20 @@ export interface FinderEvents {
   refused(error: SlotbusError): void;
 }
 
+/** Finds the clients of one worker and attaches to them. */
+export interface Finding {
+  /**
+   * Attaches to each client that is there and not attached. Resolves when the first is attached, to `null`; or when the first try
+   * of each has failed, to an error. `tried` is called after the first try of the last.
+   */
+  look(tried?: (error: SlotbusError | null) => void): Promise<SlotbusError | null>;
+  /** The session with the client at `address` has ended. Attaches to a client of a shared bus again after a pause. */
+  left(address: string): void;
+  close(): void;
+}
+
 /** Attaches one worker. Looks for new clients of a shared bus every second. */
-export class Finder {
+export class Finder implements Finding {
   readonly #options: ResolvedWorkerOptions;
   readonly #clock: Clock;
   readonly #events: FinderEvents;
@@ -52,10 +64,6 @@ export class Finder {
     this.#events = events;
   }
 
-  /**
-   * Attaches to each client that is there and not attached. Resolves when the first is attached, to `null`; or when the first try
-   * of each has failed, to an error. `tried` is called after the first try of the last.
-   */
   look(tried?: (error: SlotbusError | null) => void): Promise<SlotbusError | null> {
     const { name, directory } = this.#options;
     const found = findAddresses(directory, name).filter((one) => !this.#known.has(one) && !this.#rests(one));
@@ -79,13 +87,14 @@ export class Finder {
   }
 
   async #attach(address: string, done: (error: SlotbusError | null) => void): Promise<void> {
-    const { directory, concurrency } = this.#options;
+    const { name, directory, concurrency } = this.#options;
+    const connect = connectSocket(directory, address);
     this.#known.add(address);
     const { short = 0 } = this.#sessions.get(address) ?? {};
     const socket = socketIdentity(directory, address);
     this.#sessions.set(address, { socket, since: this.#clock.now(), short, until: 0 });
     for (let attempt = 0; ; attempt++) {
-      const error = await joinClient(directory, address, concurrency, this.#clock, (duplex, ...session) => {
+      const error = await joinClient(connect, name, directory, concurrency, this.#clock, (duplex, ...session) => {
         if (this.#isOver) duplex.end();
         else this.#attached(address, duplex, ...session);
       });
@@ -121,7 +130,6 @@ export class Finder {
     this.#timers.add(timer);
   }
 
-  /** The session with the client at `address` has ended. Attaches to a client of a shared bus again after a pause. */
   left(address: string): void {
     this.#known.delete(address);
     const session = this.#sessions.get(address);

@@ -1,6 +1,7 @@
 /** Counts what a peer sends without work. */
 
 import type { Clock } from "../../clock.ts";
+import { IDLE_FRAMES_PER_SECOND } from "./frames.ts";
 
 /** Counts events per second. */
 export class Flood {
@@ -9,7 +10,7 @@ export class Flood {
   #count = 0;
   #since = 0;
 
-  constructor(clock: Clock, limit: number) {
+  constructor(clock: Clock, limit = IDLE_FRAMES_PER_SECOND) {
     this.#clock = clock;
     this.#limit = limit;
   }

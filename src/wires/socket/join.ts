@@ -22,15 +22,23 @@ const HANDSHAKE_MS = 2_000;
 /** Called when the client has welcomed the worker; takes over the duplex. `rest`: frames that came with the welcome. */
 export type Attached = (duplex: Duplex, welcome: Welcome, rest: Uint8Array) => void;
 
-/** Attaches to the client at `address` (`NAME` or `NAME@K`). Resolves to `null`, or to why it failed. */
+/** Connects to one client, then calls `opened` before any byte can arrive. */
+export type Connect = (opened: (duplex: Duplex) => void) => Promise<void>;
+
+/** Returns the way to the socket of the client at `address` (`NAME` or `NAME@K`). */
+export function connectSocket(directory: string, address: string): Connect {
+  return (opened) => sockets.connect(joinPath(directory, `${address}.sock`), opened);
+}
+
+/** Attaches to the client of a bus to which `connect` leads. `place`: where it is, for errors. Resolves to `null`, or to why it failed. */
 export async function joinClient(
-  directory: string,
-  address: string,
+  connect: Connect,
+  name: string,
+  place: string,
   concurrency: number,
   clock: Clock,
   attached: Attached,
 ): Promise<SlotbusError | null> {
-  const [name] = address.split("@") as [string];
   const { promise, resolve } = Promise.withResolvers<SlotbusError | null>();
   let duplex: Duplex | null = null;
   const fail = (error: SlotbusError): void => {
@@ -46,14 +54,14 @@ export async function joinClient(
   const opened = (one: Duplex): void => {
     duplex = one;
     const reader = new HandshakeReader();
-    one.onClose = () => fail(new BusNotFoundError(name, directory, 0));
+    one.onClose = () => fail(new BusNotFoundError(name, place, 0));
     one.onData = (bytes) => {
       let welcome: Welcome | null = null;
       const rest = reader.read(bytes, (type, body) => {
         const refused = type === C.SB_MSG_REFUSED ? decodeRefused(body) : null;
         welcome = type === WELCOME ? decodeWelcome(body) : null;
         if (!welcome)
-          fail(refused ? refusedError(name, directory, refused.code, refused.versions) : invalidHandshake(name));
+          fail(refused ? refusedError(name, place, refused.code, refused.versions) : invalidHandshake(name));
         return false;
       });
       if (!welcome) return;
@@ -63,9 +71,7 @@ export async function joinClient(
     };
     one.write(encodeJoin(concurrency));
   };
-  sockets.connect(joinPath(directory, `${address}.sock`), opened).catch((cause) => {
-    fail(connectError(name, directory, cause));
-  });
+  connect(opened).catch((cause) => fail(connectError(name, place, cause)));
   const result = await promise;
   timer.close();
   return result;

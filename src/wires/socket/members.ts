@@ -5,6 +5,7 @@ import type { Exchange } from "../../bus/exchange.ts";
 import { HeadReader } from "../../bus/head.ts";
 import type { ResolvedBusOptions } from "../../bus/options.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
+import type { WireKind } from "../../bus/via.ts";
 import type { Connection, Departure, WireEvents } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
 import type { CounterName } from "../../native/statistics.ts";
@@ -15,6 +16,7 @@ import type { Duplex } from "./duplex.ts";
 
 /** What the members need of their wire. */
 export interface MembersOptions {
+  readonly wire: WireKind;
   readonly bus: ResolvedBusOptions;
   readonly clock: Clock;
   /** Time after which a worker that answers no ping is reported as `stalled`, in ms. */
@@ -28,6 +30,7 @@ export interface MembersOptions {
 
 /** A connection for each worker. Its arenas are allocated with the first one. */
 export class Members implements SocketCompany {
+  readonly wire: WireKind;
   readonly clock: Clock;
   readonly headLimit: number;
   readonly payloadLimit: number;
@@ -42,6 +45,7 @@ export class Members implements SocketCompany {
   all: readonly SocketConnection[] = [];
 
   constructor(options: MembersOptions, events: WireEvents) {
+    this.wire = options.wire;
     this.clock = options.clock;
     this.headLimit = options.bus.headBytes;
     this.payloadLimit = options.bus.payloadBytes;

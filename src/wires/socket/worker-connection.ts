@@ -94,7 +94,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     this.#entries = Array.from({ length: welcome.concurrency }, () => new Entry());
     this.#writer = new FrameWriter(duplex);
     this.#reader = new FrameReader(this, this.#writer);
-    this.#flood = new Flood(turns.clock, IDLE_FRAMES_PER_SECOND);
+    this.#flood = new Flood(turns.clock);
     duplex.onData = (bytes) => {
       if (this.isOpen) this.#reader.push(bytes);
     };
@@ -104,6 +104,8 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
   }
 
   #ended(): SlotbusError {
+    const { fate } = this.#duplex;
+    if (this.evictedFor === "" && fate) return new SlotbusError("DISCONNECTED", `The client ${fate}.`);
     if (this.evictedFor !== "") return new SlotbusError("EVICTED", this.evictedFor);
     return new SlotbusError("CLOSED", "The client is closed.", { retryable: true });
   }

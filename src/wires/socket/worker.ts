@@ -1,14 +1,15 @@
-/** The worker side of the socket wire: attaches to the clients of its bus, and takes their requests in turns. */
+/** The worker side of a wire of frames: attaches to the clients of its bus, and takes their requests in turns. */
 
 import { backoff, type Backoff } from "../../backoff.ts";
 import type { RequestName } from "../../bus/claim.ts";
 import { Turns } from "../../bus/turns.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
+import type { WireKind } from "../../bus/via.ts";
 import type { Arrivals, Driven, WorkerWire } from "../../bus/wire.ts";
 import { type Clock, sleep } from "../../clock.ts";
 import { BusNotFoundError, ClosedError, SlotbusError } from "../../errors.ts";
 import { needsMemory } from "../../errors/plain.ts";
-import { Finder } from "./finder.ts";
+import type { FinderEvents, Finding } from "./finder.ts";
 import type { Attached } from "./join.ts";
 import { type SocketSide, SocketWorkerConnection, Totals } from "./worker-connection.ts";
 
@@ -22,7 +23,10 @@ export class SocketWorker implements WorkerWire, SocketSide {
   readonly #clock: Clock;
   readonly #turns: Turns;
   readonly #arrivals: Arrivals;
-  readonly #finder: Finder;
+  readonly #kind: WireKind;
+  /** Where clients are looked for, for errors. */
+  readonly #place: string;
+  readonly #finder: Finding;
   #connections: SocketWorkerConnection[] = [];
   /** Index of the connection that is asked first for the next request. */
   #next = 0;
@@ -36,12 +40,21 @@ export class SocketWorker implements WorkerWire, SocketSide {
   #adopted: () => void = () => {};
   hasEnded = false;
 
-  constructor(options: ResolvedWorkerOptions, clock: Clock, arrivals: Arrivals) {
+  constructor(
+    kind: WireKind,
+    place: string,
+    options: ResolvedWorkerOptions,
+    clock: Clock,
+    arrivals: Arrivals,
+    find: (events: FinderEvents) => Finding,
+  ) {
+    this.#kind = kind;
+    this.#place = place;
     this.#options = options;
     this.#clock = clock;
     this.#turns = new Turns(clock);
     this.#arrivals = arrivals;
-    this.#finder = new Finder(options, clock, {
+    this.#finder = find({
       attached: (address, ...session) => this.#adopt(address, ...session),
       refused: (error) => {
         if (this.isConnected) arrivals.refused(error);
@@ -62,7 +75,7 @@ export class SocketWorker implements WorkerWire, SocketSide {
   }
 
   async open(waitMs: number, tried?: () => void): Promise<void> {
-    const { name, directory } = this.#options;
+    const { name } = this.#options;
     const started = this.#clock.now();
     const first = (error: SlotbusError | null): void => {
       if (this.isConnected || (error?.retryable && waitMs > 0)) tried?.();
@@ -73,7 +86,7 @@ export class SocketWorker implements WorkerWire, SocketSide {
       const waited = this.#clock.now() - started;
       if (error !== null && (!error.retryable || waited >= waitMs)) {
         this.#shut();
-        throw error instanceof BusNotFoundError ? new BusNotFoundError(name, directory, waited) : error;
+        throw error instanceof BusNotFoundError ? new BusNotFoundError(name, this.#place, waited) : error;
       }
       await this.#waitForClient(Math.min(backoff(attempt, ATTEMPTS, this.#clock.random), waitMs - waited));
       if (this.isConnected) return;
@@ -181,7 +194,7 @@ export class SocketWorker implements WorkerWire, SocketSide {
   }
 
   block(): void {
-    throw needsMemory("serveSync", "socket");
+    throw needsMemory("serveSync", this.#kind);
   }
 
   drain(): void {

@@ -1,0 +1,69 @@
+/** Accepts the workers of a bus over NATS: says that this client is there, and where to join. */
+
+import type { Msg, Subscription } from "@nats-io/transport-node";
+import type { Clock } from "../../clock.ts";
+import type { NatsLink } from "../../nats/link.ts";
+import { type BusSubjects, makeId } from "../../nats/subjects.ts";
+import type { PeerProcess } from "../socket/company.ts";
+import type { Handshakes } from "../socket/handshakes.ts";
+import { NatsDuplex } from "./duplex.ts";
+
+/** A process on any machine. Nothing proves its end, so the end of its connection counts as its end. */
+export function remotePeer(pid: number): PeerProcess {
+  return { pid, uid: -1, hasEnded: true, forget: () => {} };
+}
+
+/** One client. */
+export class NatsListener {
+  readonly #link: NatsLink;
+  readonly #clock: Clock;
+  readonly #subjects: BusSubjects;
+  readonly #handshakes: Handshakes;
+  readonly #id = makeId();
+  readonly #subscriptions: Subscription[];
+  readonly #unwatch: () => void;
+
+  /** Accepts workers from now on. @throws `DISCONNECTED` */
+  constructor(link: NatsLink, clock: Clock, subjects: BusSubjects, handshakes: Handshakes) {
+    this.#link = link;
+    this.#clock = clock;
+    this.#subjects = subjects;
+    this.#handshakes = handshakes;
+    const { connection } = link;
+    const read = (subject: string, handle: (message: Msg) => void): Subscription =>
+      connection.subscribe(subject, { callback: (error, message) => void (error ?? handle(message)) });
+    this.#subscriptions = [
+      read(subjects.clients, (message) => this.#found(message)),
+      read(subjects.client(this.#id), (message) => this.#join(message)),
+    ];
+    this.#unwatch = link.watch((isConnected) => {
+      if (isConnected) this.#announce();
+    });
+    this.#announce();
+  }
+
+  #announce(): void {
+    this.#link.connection.publish(this.#subjects.workers, this.#id);
+  }
+
+  /** A worker looks for clients. */
+  #found({ reply }: Msg): void {
+    if (!this.#link.isConnected || !this.#subjects.isPrivate(this.#subjects.workers, reply, 1)) return;
+    this.#link.connection.publish(reply, this.#id);
+  }
+
+  /** A worker joins. */
+  #join(message: Msg): void {
+    const { reply } = message;
+    if (!this.#link.isConnected || !this.#subjects.isPrivate(this.#subjects.workers, reply, 2)) return;
+    const duplex = new NatsDuplex(this.#link, this.#clock, this.#subjects.client(this.#id, makeId()), reply, null);
+    this.#handshakes.accept(duplex);
+    duplex.received(message);
+  }
+
+  close(): void {
+    this.#unwatch();
+    for (const subscription of this.#subscriptions) subscription.unsubscribe();
+    this.#handshakes.close();
+  }
+}
