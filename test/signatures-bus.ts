@@ -267,7 +267,11 @@ interface Topics {
 }
 type Paid = E.BusEvent<Topics, "paid">;
 type Local = <Of extends object = Record<string, unknown>>(options?: E.LocalBusOptions) => Promise<EventBus<Of>>;
-type Open = <Of extends object = Record<string, unknown>>(options: E.EventBusOptions) => Promise<EventBus<Of>>;
+interface Open {
+  <Of extends object = Record<string, unknown>>(options: E.EventBusOptions): Promise<EventBus<Of>>;
+  <Of extends object = Record<string, unknown>>(options: E.PortableEventBusOptions): Promise<E.PortableEventBus<Of>>;
+}
+
 type Publish = <Of extends "paid" | "sent">(topic: Of, payload: Topics[Of], options?: E.PublishOptions) => void;
 type Reader<Of extends keyof Topics = keyof Topics> = Subscription<E.BusEvent<Topics, Of>>;
 

@@ -18,7 +18,14 @@ export { Binding, type BindingCounts } from "./binding.ts";
 export { EventBus } from "./bus.ts";
 export { all, and, equals, type Filter, not, or, topic, where } from "./filter.ts";
 export type { Attributes, AttributeValue, BusEvent } from "./codec.ts";
-export type { BindingOptions, EventBusOptions, LocalBusOptions, PublishOptions, SubscribeOptions } from "./options.ts";
+export type {
+  BindingOptions,
+  EventBusOptions,
+  LocalBusOptions,
+  PortableEventBusOptions,
+  PublishOptions,
+  SubscribeOptions,
+} from "./options.ts";
 export type { PortableEventBus, PortableSubscription } from "./portable.ts";
 export { type Gap, Subscription, type SubscriptionCounts } from "./subscription.ts";
 export * from "../errors.ts";

@@ -55,6 +55,12 @@ type ResolvedRings = Readonly<Record<string, Resolved<typeof ringRows>>>;
 
 const RING_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/;
 
+/** @internal Returns `name` if it is a valid name of a ring. @throws {InvalidConfigError} */
+export function checkRingName(name: string): string {
+  if (RING_NAME.test(name)) return name;
+  throw invalidName(name, "ring");
+}
+
 function checkRings(rings: Rings, option: string): ResolvedRings {
   if (typeof rings !== "object" || rings === null || Array.isArray(rings)) {
     throw new InvalidConfigError(`${option} is ${shown(rings)}; it must be an object with an entry for each ring.`, {
@@ -67,7 +73,7 @@ function checkRings(rings: Rings, option: string): ResolvedRings {
   }
   return Object.fromEntries(
     all.map(([name, ring]) => {
-      if (!RING_NAME.test(name)) throw invalidName(name, "ring");
+      checkRingName(name);
       return [name, ringOptions.resolve(ring, { at: `${option}.${name}` })];
     }),
   );
