@@ -2,11 +2,11 @@
 
 import { connect, type NatsConnection } from "@nats-io/transport-node";
 import { Kvm } from "@nats-io/kv";
-import { connect as dial, createServer, type Server, type Socket } from "node:net";
 import { Contest, Fence, Fleet, type PortableContest } from "../../src/contest/index.ts";
 import { nats } from "../../src/nats/index.ts";
 import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
 import { rejection, within } from "../wait.ts";
+import { Proxy } from "./nats-proxy.ts";
 import { type Checks, expect, Lacking, note, until } from "./checks.ts";
 
 const subject = { kind: "leader", label: "mailer" };
@@ -36,55 +36,6 @@ interface Entered extends AsyncDisposable {
 
 const api = async (connection: NatsConnection, name: string): Promise<unknown> =>
   (await connection.request(`$JS.API.${name}`)).json();
-
-/** A proxy to a server. `deafen`: bytes of the server are dropped, and the connection is cut at the first of them. */
-class Proxy implements AsyncDisposable {
-  readonly #server: Server;
-  readonly #sockets = new Set<Socket>();
-  #isDeaf = false;
-  cuts = 0;
-
-  private constructor(port: number) {
-    this.#server = createServer((client) => {
-      const server = dial(port, "127.0.0.1");
-      this.#sockets.add(client).add(server);
-      client.on("data", (bytes) => server.write(bytes));
-      server.on("data", (bytes) => {
-        if (!this.#isDeaf) return void client.write(bytes);
-        this.#isDeaf = false;
-        this.cuts++;
-        client.destroy();
-      });
-      const end = (): void => {
-        client.destroy();
-        server.destroy();
-        this.#sockets.delete(client);
-        this.#sockets.delete(server);
-      };
-      for (const socket of [client, server]) socket.on("close", end).on("error", end);
-    });
-  }
-
-  static async to(port: number): Promise<Proxy> {
-    const proxy = new Proxy(port);
-    await new Promise<void>((resolve) => proxy.#server.listen(0, "127.0.0.1", resolve));
-    return proxy;
-  }
-
-  get url(): string {
-    return `nats://127.0.0.1:${(this.#server.address() as { port: number }).port}`;
-  }
-
-  /** Drops the next bytes of the server, and with them the connection. */
-  deafen(): void {
-    this.#isDeaf = true;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy();
-    await new Promise((resolve) => this.#server.close(resolve));
-  }
-}
 
 function contender(...words: string[]): Bun.Subprocess<"ignore", "pipe", "inherit"> {
   return Bun.spawn(["bun", `${import.meta.dir}/nats-contender.ts`, ...words], { stdio: ["ignore", "pipe", "inherit"] });

@@ -25,6 +25,7 @@ import { checks as installed } from "./installed.ts";
 import { checks as large } from "./large.ts";
 import { checks as memory } from "./memory.ts";
 import { checks as natsClaims } from "./nats-claims.ts";
+import { checks as natsEvents } from "./nats-events.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as processes } from "./processes.ts";
@@ -64,6 +65,7 @@ const groups: { [name: string]: Checks } = {
   nginx,
   front,
   "nats-claims": natsClaims,
+  "nats-events": natsEvents,
   stdio,
   systemd,
 };
