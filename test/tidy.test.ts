@@ -99,7 +99,7 @@ const mayImport: Record<string, string[]> = {
   hub: ["bus", "contest", "fleet", "native", "."],
   pool: ["bus", "supervisor", "."],
   stdio: ["supervisor"],
-  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "supervisor", "wires", "."],
+  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "nats", "stdio", "supervisor", "wires", "."],
   bench: ["cli", "contest", "events", "fleet", "native", "pool", "stdio", "."],
 };
 

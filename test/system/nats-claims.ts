@@ -7,7 +7,7 @@ import { nats } from "../../src/nats/index.ts";
 import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
 import { rejection, within } from "../wait.ts";
 import { Proxy } from "./nats-proxy.ts";
-import { type Checks, expect, Lacking, note, until } from "./checks.ts";
+import { type Checks, expect, Lacking, note, root, until } from "./checks.ts";
 
 const subject = { kind: "leader", label: "mailer" };
 let count = 0;
@@ -310,6 +310,51 @@ export const checks: Checks = {
     }
     expect(holders > 6, "different processes had each lease");
     note(`${held.length} tenures, ${faults} faults`);
+  },
+
+  "over NATS, `slotbus claims` lists, follows and releases leases": async () => {
+    await using server = await start();
+    await using a = await enter(server.url, "crew", "boss");
+    const cli = async (...args: string[]): Promise<{ out: string; code: number }> => {
+      const child = Bun.spawn(["bun", "src/cli/slotbus.ts", "claims", ...args, "--nats", server.url], {
+        cwd: root,
+        stdio: ["ignore", "pipe", "pipe"],
+      });
+      const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+      return { out: out + err, code };
+    };
+    expect((await cli("ls", "crew")).out.startsWith("Nobody holds a lease of fleet crew."), "an empty list");
+    const guard = await a.contest.claim(subject, { ttl: 30_000 });
+    const listed = await cli("ls", "crew", "--json");
+    const { leases } = JSON.parse(listed.out) as { leases: Record<string, unknown>[] };
+    const [lease] = leases;
+    const isRight =
+      lease!["owner"] === "boss" && lease!["token"] === guard.token && (lease!["left_ms"] as number) > 20_000;
+    expect(leases.length === 1 && isRight, listed.out);
+    const follower = Bun.spawn(
+      ["bun", "src/cli/slotbus.ts", "claims", "ls", "crew", "--follow", "--json", "--nats", server.url],
+      {
+        cwd: root,
+        stdio: ["ignore", "pipe", "inherit"],
+      },
+    );
+    const types: string[] = [];
+    const reading = read(follower, ([line]) => void types.push((JSON.parse(line!) as { type: string }).type));
+    await until(() => types.join() === "claimed", "it follows");
+    expect((await cli("release", "leader", "mailer", "--fleet", "crew")).code === 2, "a release needs --force");
+    const released = await cli("release", "leader", "mailer", "--fleet", "crew", "--force");
+    expect(released.code === 0 && released.out.includes("Released; boss"), released.out);
+    await until(() => types.join() === "claimed,released", "it follows the release");
+    follower.kill("SIGINT");
+    expect((await follower.exited) === 0, "it ends");
+    await reading;
+    expect((await guard.renew()) === false, "the lease is released");
+    expect(
+      (await cli("ls")).code === 2 && (await cli("release", "a", "b", "--fleet", "crew")).code === 3,
+      "exit codes",
+    );
+    await server.kill();
+    expect((await cli("ls", "crew")).code === 4, "no answer");
   },
 
   "over NATS, a server without JetStream and a bucket with other settings are one clear error each": async () => {
