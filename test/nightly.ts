@@ -43,6 +43,7 @@ export const parts: { [part: string]: string } = {
   many: prove("many.ts quick"),
   "fleet-soak": prove("fleet-soak.ts long"),
   hub: prove("hub.ts quick"),
+  hubs: prove("hubs.ts quick"),
   stdio: prove("stdio.ts quick"),
   together: prove("together.ts long"),
   "together-planted": prove("together.ts quick --plant all"), // each of its processes leaks 20 bytes per request

@@ -14,6 +14,12 @@ import type { Registry } from "./registry.ts";
 /** IP addresses and `localhost`: hosts that no DNS server can point here. */
 const HOST = /^(?:localhost|\d+\.\d+\.\d+\.\d+|\[[0-9a-f:.]+\])$/;
 
+/**
+ * Time in which programs that have connected must have sent their requests, in ms. A socket that closes before resets them, and
+ * then they do not know whether their events were sent.
+ */
+const GRACE_MS = 200;
+
 /** Functions that return what is shown, by path. */
 type Shown = Readonly<Record<string, () => object>>;
 
@@ -66,6 +72,12 @@ export class ControlPlane {
         },
       );
     }
+  }
+
+  /** Lets no more programs connect, and answers those that have connected. */
+  async finish(): Promise<void> {
+    this.removeSocket();
+    await Bun.sleep(GRACE_MS);
   }
 
   close(): void {

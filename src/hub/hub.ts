@@ -228,6 +228,7 @@ export class Hub extends Closing<HubEvents> {
     this.#retire();
     if (this.#server) await this.#untilAnswered(this.#server, deadline);
     await this.#registry.drain({ timeout: Math.max(0, deadline - performance.now()) });
+    if (this.#group && timeout > 0) await this.#control.finish();
   }
 
   /** Ends the remaining requests and releases the name. */

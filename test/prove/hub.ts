@@ -66,6 +66,8 @@ const stage: Stage = {
   port: 0,
   hubs: 0,
   hubKills: 0,
+  hubEnds: 0,
+  isEnding: false,
   workerKilledAt: -Infinity,
   isPaused: true,
   isOver: false,

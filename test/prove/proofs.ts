@@ -15,6 +15,7 @@ export const proofs: { [name: string]: ProofProgram } = {
   many: { program: "test/prove/many.ts", folders: ["test/prove/soak"], again: "whole" },
   "fleet-soak": { program: "test/prove/fleet-soak.ts", again: "whole" },
   hub: { program: "test/prove/hub.ts", again: "whole" },
+  hubs: { program: "test/prove/hubs.ts", folders: ["test/prove/hub"], again: "whole" },
   together: { program: "test/prove/together.ts", again: "whole", isLong: true },
   stdio: { program: "test/prove/stdio.ts", again: "whole" },
 };

@@ -191,9 +191,10 @@ async function keepPace(): Promise<void> {
   tally.lost += (await of.client.hear("quiet", 30_000)).lost;
 }
 
-/** Stops a worker and counts the requests that it had and did not answer. A busy machine costs other requests, not these. */
+/** Stops the worker that answers most, and counts the requests that it had and did not answer. A busy machine costs other requests, not these. */
 async function countCost(of: Pace): Promise<void> {
-  const { pid } = of.workers[1]!;
+  of.client.tell({ do: "phase", ms: PHASE_MS, pid: 0 });
+  const { most: pid } = await of.client.hear("phase", 120_000);
   process.kill(pid, "SIGSTOP");
   tally.stalls++;
   of.client.tell({ do: "cost", ms: COST_MS, pid, waiting: FEW_WAITING });

@@ -18,6 +18,9 @@ export interface Stage {
   /** Hubs that were started, and killed. The hub n is dead when n or more were killed. */
   hubs: number;
   hubKills: number;
+  /** Orderly ends of a hub process, and whether one is under way: then event streams end, and no request fails. */
+  hubEnds: number;
+  isEnding: boolean;
   /** `performance.now()` of the last kill of a worker. */
   workerKilledAt: number;
   isPaused: boolean;
@@ -75,6 +78,8 @@ export class Caller {
   #connection: Connection | null = null;
   /** Number of the hub that the connection leads to. */
   #hub = 0;
+  /** Whether the connection has carried a request before this one. */
+  #isKept = false;
   state: State = "idle";
 
   /** `slow`: its requests are always in the middle of something. `ends` counts its requests. */
@@ -119,7 +124,7 @@ export class Caller {
       mode: this.#slow || random.chance(0.1) ? "stream" : random.chance(0.03) ? "throw" : "plain",
       body: random.chance(0.2) && bytes > 0 ? bait(id, bytes) : pool.subarray(start, start + bytes),
       nonce: random.next(),
-      waitMs: random.chance(0.04) ? TIMEOUT_MS + 500 : random.chance(0.3) ? random.below(40) : 0,
+      waitMs: random.chance(0.04) ? TIMEOUT_MS + 1_000 : random.chance(0.3) ? random.below(40) : 0,
       isChunked: bytes > 0 && random.chance(0.3),
       isSlow: this.#slow || random.chance(0.1),
       leaves: random.chance(0.06) ? (random.chance(0.5) ? "cut" : "after") : null,
@@ -131,6 +136,8 @@ export class Caller {
     const { id } = plan;
     const began = performance.now();
     books.outcome[id] = b.ISSUED;
+    if (this.#connection?.isOpen === false) this.#hangUp(); // the hub has closed it since the last response
+    this.#isKept = this.#connection !== null;
     if (this.#connection === null) {
       this.#connection = new Connection(port);
       this.#hub = hubs;
@@ -165,9 +172,10 @@ export class Caller {
       connection.close();
     }, LOST_MS);
     this.#judge(plan, await promise, began);
+    const isLast = reply.headers.get("connection")?.toLowerCase() === "close";
     clearTimeout(hangs);
     if (connection.hasExtra) this.#wrong(id, "bytes arrived that belong to no request");
-    if (!connection.isOpen) this.#hangUp();
+    if (isLast || !connection.isOpen) this.#hangUp();
   }
 
   /** Sends the request, and returns whether all of it is sent. */
@@ -200,6 +208,8 @@ export class Caller {
     const stage = this.#stage;
     const hasDied = stage.workerKilledAt > began - NOTICED_MS;
     if (!isWhole) {
+      // A hub process that ends closes idle connections; a request that crosses the close did not run.
+      if (status === 0 && this.#isKept && stage.isEnding) return this.#settle(id, b.REFUSED, "unsent");
       // The head of a streamed response is sent with its first bytes, so the worker may die before both.
       const isBroken = hasDied && (status > 0 || mode === "stream");
       if (stage.hubKills < this.#hub && !isBroken)

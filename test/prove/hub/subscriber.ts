@@ -38,14 +38,22 @@ export class Subscriber {
   #missing: number | null = 0;
   /** Newest event of each publisher. */
   readonly #newest = new Map<number, number>();
+  /** Whether the numbers of its stream have no gaps. */
+  readonly #isDense: boolean;
+  /** Events that it got since the list was cleared. */
+  readonly got = new Set<number>();
+  /** Whether the hub said that it lost events, or forgot where it was. */
+  mayMiss = false;
   /** The hub sends it events. */
   isOpen = false;
   #isLeaving = false;
   /** The stream that it reads is the hub's answer while there is no worker. */
   #isEmpty = false;
 
-  constructor(stage: Stage, books: RequestBooks, places: Places, room: Room, seed: number) {
+  /** `isDense: false`: the hub's processes number the events of all streams together. */
+  constructor(stage: Stage, books: RequestBooks, places: Places, room: Room, seed: number, isDense = true) {
     this.room = room;
+    this.#isDense = isDense;
     this.#stage = stage;
     this.#books = books;
     this.#places = places;
@@ -73,6 +81,7 @@ export class Subscriber {
     counted.left++;
     this.#isLeaving = true;
     if (forgets) {
+      this.mayMiss = true;
       this.#last = null;
       this.#missing = 0;
     }
@@ -91,7 +100,7 @@ export class Subscriber {
   }
 
   async #read(): Promise<void> {
-    const { hubs, port, eventProblem } = this.#stage;
+    const { hubs, hubEnds, port, eventProblem } = this.#stage;
     const connection = new Connection(port);
     this.#connection = connection;
     this.#isLeaving = false;
@@ -122,7 +131,8 @@ export class Subscriber {
     const wasOpen = this.isOpen;
     this.isOpen = false;
     connection.close();
-    if (this.#stage.hubKills >= hubs) counted.restarts++;
+    const { hubKills, isEnding } = this.#stage;
+    if (hubKills >= hubs || isEnding || this.#stage.hubEnds > hubEnds) counted.restarts++;
     else if (
       !this.#isLeaving &&
       !this.#stage.isOver &&
@@ -155,6 +165,7 @@ export class Subscriber {
   }
 
   #lose(lost: number | null): void {
+    this.mayMiss = true;
     if (lost === null) counted.unknown++;
     else counted.told += lost;
     this.#missing = lost === null || this.#missing === null ? null : this.#missing + lost;
@@ -169,14 +180,17 @@ export class Subscriber {
     const where = `${this.room}: event ${id} after ${last?.epoch}-${last?.number}, told ${this.#missing}`;
     if (last?.epoch === epoch) {
       if (number <= last.number) problem(`${where}: it came again`);
-      else if (this.#missing !== null && number !== last.number + this.#missing + 1) problem(`${where}: some are lost`);
+      else if (this.#isDense && this.#missing !== null && number !== last.number + this.#missing + 1)
+        problem(`${where}: some are lost`);
     } else if (last !== null && this.#missing !== null) problem(`${where}: nothing says that some may be lost`);
     this.#last = { epoch, number };
     this.#missing = 0;
+    if (!this.#isDense && last !== null && last.epoch !== epoch) problem(`${where}: the epoch changed`);
     const text = this.room === "all" ? (JSON.parse(data) as { data: string }).data : data;
     const event = Number.parseInt(text, 10);
     if (!(this.#books.runs[event]! & INTENT) || text !== dataOf(event, this.room))
       problem(`${where}: it is not what ${event} was: "${text.slice(0, 60)}"`);
+    if (!this.#isDense) this.got.add(event);
     this.#place(event, id, epoch, number);
   }
 

@@ -22,7 +22,7 @@ export type Order =
   | { do: "quiet" | "stall" | "read-on" };
 
 /**
- * `p90`: in µs, of the workers other than the one named in the order. `cost`: requests that the worker named in the order had and
+ * `p90`: in µs, of the workers other than the one named in the order; `most`: pid of the worker that answered most. `cost`: requests that the worker named in the order had and
  * did not answer. `answers`: of all workers.
  */
 export type Report =
@@ -30,7 +30,7 @@ export type Report =
   | { is: "open" }
   | { is: "stalled"; pid: number; read: number }
   | { is: "ended" }
-  | { is: "phase"; p90: number }
+  | { is: "phase"; p90: number; most: number }
   | { is: "cost"; cost: number; given: number; answers: number }
   | { is: "quiet"; lost: number };
 
@@ -49,7 +49,9 @@ const asker = new Asker(books, new Times(directory!), Number(seed), (what) => sa
 
 async function measure(ms: number, pid: number): Promise<void> {
   const latencies: number[] = [];
+  const answers = new Map<number, number>();
   asker.onAnswer = (workerPid, taken) => {
+    answers.set(workerPid, (answers.get(workerPid) ?? 0) + 1);
     if (workerPid !== pid) latencies.push(taken * 1000);
   };
   const started = performance.now();
@@ -63,7 +65,8 @@ async function measure(ms: number, pid: number): Promise<void> {
   await until(() => asker.waiting.size === 0, "every request of the phase has settled", 20_000);
   latencies.sort((x, y) => x - y);
   const p90 = latencies[Math.floor(0.9 * latencies.length)] ?? Infinity;
-  say({ is: "phase", p90 });
+  const [most = 0] = [...answers].toSorted(([, x], [, y]) => y - x)[0] ?? [];
+  say({ is: "phase", p90, most });
 }
 
 async function countCost({ ms, pid, waiting }: Extract<Order, { do: "cost" }>): Promise<void> {

@@ -27,6 +27,8 @@ export function hubPart(site: Site, seed: number): Part {
     port: 0,
     hubs: 1,
     hubKills: 0,
+    hubEnds: 0,
+    isEnding: false,
     workerKilledAt: -Infinity,
     isPaused: true,
     isOver: false,
