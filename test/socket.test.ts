@@ -262,16 +262,20 @@ test("beside other frames at most 128 KiB of large bodies are on the way, alone 
   expect([writer.marked(), writer.isEmpty]).toEqual([false, true]);
 });
 
-test("a reader answers a mark after 32 KiB of bodies, and refuses one before, and an answer to no mark", () => {
+test("a reader answers a mark after 32 KiB of bodies, also in frames of one byte, and refuses one before, and an answer to no mark", () => {
   const [answers, refused]: [number[], string[]] = [[], []];
   const writer = writerOf(answers);
   const sink = { isOpen: true, frame: () => {}, piece: () => {}, malformed: (what: string) => void refused.push(what) };
   const reader = new FrameReader(sink, writer);
   const half = frame(FRAME.body, 0, 1, new Uint8Array(FRAME_BYTES / 2));
+  const small = frame(FRAME.body, 0, 1, new Uint8Array(1));
+  // The writer counts the bytes that it sends, with the headers of frames.
+  for (let bytes = 0; bytes < FRAME_BYTES; bytes += small.length) reader.push(small);
+  reader.push(frame(FRAME.mark, 0, 0));
   for (const bytes of [half, frame(FRAME.mark, 0, 0), frame(FRAME.mark, 0, 0), frame(FRAME.marked, 0, 0)])
     reader.push(bytes);
   writer.flush();
-  expect(answers).toEqual([FRAME.marked]);
+  expect(answers).toEqual([FRAME.marked, FRAME.marked]);
   expect(refused).toEqual(["a mark without bytes before it", "a MARKED without a mark"]);
 });
 

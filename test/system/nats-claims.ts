@@ -148,7 +148,7 @@ export const checks: Checks = {
 
   "over NATS, a claim, a renewal and a release whose answer is lost are found out, and happen once": async () => {
     await using server = await start();
-    await using proxy = await Proxy.to(server.port);
+    await using proxy = await Proxy.start(server.port);
     await using a = await enter(proxy.url, "shop", "a");
     await using b = await enter(server.url, "shop", "b");
     const watch = await b.contest.watchAll();
@@ -166,7 +166,7 @@ export const checks: Checks = {
       const lost = await Promise.resolve(guard.renew()).then(String, (error: { code?: string }) => error.code);
       expect(lost === "CLAIM_UNCONFIRMED", `the renewal without an answer: ${lost}`);
       expect(!guard.signal.aborted, "it is held until its own deadline");
-      await until(() => proxy.cuts === 3 * n + 2, "the connection was cut");
+      await until(() => proxy.lost === 3 * n + 2, "the connection was cut");
       let isRenewed = false;
       for (const over = performance.now() + 5_000; !isRenewed && performance.now() < over; await Bun.sleep(10))
         isRenewed = await Promise.resolve(guard.renew()).catch(() => false);
@@ -183,7 +183,7 @@ export const checks: Checks = {
     await watching;
     const seen = changes.filter((one) => !one.startsWith("renewed"));
     expect(seen.join() === tokens.join(), `each claim and each release happened once: ${seen}; ${tokens}`);
-    note(`${proxy.cuts} answers lost`);
+    note(`${proxy.lost} answers lost`);
   },
 
   "over NATS, a claim without a server is refused at once, a waiting one goes on, and a guard ends by its own clock":

@@ -129,7 +129,7 @@ export const checks: Checks = {
 
   "over NATS, events that a publisher loses with its connection are counted, also the last ones": async () => {
     await using server = await start();
-    await using proxy = await Proxy.to(server.port);
+    await using proxy = await Proxy.start(server.port);
     await using a = await enter(proxy.url);
     await using reader = await enter(server.url);
     const heard = await hear(reader.bus, topic("t.*"), { queue: { limit: 100_000 } });
@@ -174,7 +174,7 @@ export const checks: Checks = {
 
   "over NATS, a subscription whose connection was lost goes on, and says that it may have missed events": async () => {
     await using server = await start();
-    await using proxy = await Proxy.to(server.port);
+    await using proxy = await Proxy.start(server.port);
     await using a = await enter(server.url);
     await using reader = await enter(proxy.url);
     const heard = await hear(reader.bus, topic("*"));

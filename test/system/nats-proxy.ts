@@ -1,38 +1,41 @@
-/** A network between a NATS client and its server that loses what a check says. */
+/** A proxy in front of a server that cuts all connections, or lets no bytes through for a while. */
 
-import { connect as dial, createServer, type Server, type Socket } from "node:net";
+import { connect, createServer, type Server, type Socket } from "node:net";
 
-/** A proxy to a server. `deafen`: bytes of the server are dropped, and the connection is cut at the first of them. */
 export class Proxy implements AsyncDisposable {
   readonly #server: Server;
-  readonly #sockets = new Set<Socket>();
+  readonly #pairs = new Set<[Socket, Socket]>();
+  #isStuck = false;
   #isDeaf = false;
-  cuts = 0;
+  /** Number of answers that {@link deafen} has lost. */
+  lost = 0;
 
-  private constructor(port: number) {
-    this.#server = createServer((client) => {
-      const server = dial(port, "127.0.0.1");
-      this.#sockets.add(client).add(server);
-      client.on("data", (bytes) => server.write(bytes));
-      server.on("data", (bytes) => {
-        if (!this.#isDeaf) return void client.write(bytes);
-        this.#isDeaf = false;
-        this.cuts++;
-        client.destroy();
-      });
-      const end = (): void => {
-        client.destroy();
-        server.destroy();
-        this.#sockets.delete(client);
-        this.#sockets.delete(server);
-      };
-      for (const socket of [client, server]) socket.on("close", end).on("error", end);
+  private constructor(target: number) {
+    this.#server = createServer((near) => {
+      const far = connect(target, "127.0.0.1");
+      const pair: [Socket, Socket] = [near, far];
+      this.#pairs.add(pair);
+      for (const [one, other] of [pair, [far, near]] as const) {
+        one.setNoDelay(true);
+        one.on("data", (bytes) => {
+          if (one === far && this.#isDeaf) this.#cutDeaf();
+          else other.write(bytes);
+        });
+        one.on("error", () => {});
+        one.on("close", () => {
+          this.#pairs.delete(pair);
+          other.destroy();
+        });
+        if (this.#isStuck) one.pause();
+      }
     });
   }
 
-  static async to(port: number): Promise<Proxy> {
-    const proxy = new Proxy(port);
-    await new Promise<void>((resolve) => proxy.#server.listen(0, "127.0.0.1", resolve));
+  static async start(target: number): Promise<Proxy> {
+    const proxy = new Proxy(target);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    proxy.#server.listen(0, "127.0.0.1", resolve);
+    await promise;
     return proxy;
   }
 
@@ -40,19 +43,35 @@ export class Proxy implements AsyncDisposable {
     return `nats://127.0.0.1:${(this.#server.address() as { port: number }).port}`;
   }
 
-  /** Drops the next bytes of the server, and with them the connection. */
+  /** Cuts all connections. */
+  cut(): void {
+    for (const pair of this.#pairs) for (const socket of pair) socket.destroy();
+  }
+
+  /** Loses the next bytes of the server, and with them all connections. */
   deafen(): void {
     this.#isDeaf = true;
   }
 
-  /** Cuts all connections. */
-  cut(): void {
-    this.cuts++;
-    for (const socket of this.#sockets) socket.destroy();
+  #cutDeaf(): void {
+    this.#isDeaf = false;
+    this.lost++;
+    this.cut();
+  }
+
+  /** Lets no bytes through until {@link flow}. */
+  stick(): void {
+    this.#isStuck = true;
+    for (const pair of this.#pairs) for (const socket of pair) socket.pause();
+  }
+
+  flow(): void {
+    this.#isStuck = false;
+    for (const pair of this.#pairs) for (const socket of pair) socket.resume();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy();
+    this.cut();
     await new Promise((resolve) => this.#server.close(resolve));
   }
 }

@@ -11,6 +11,7 @@
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { linesOf, tell } from "../outcomes.ts";
+import { remote } from "../portable-suites.ts";
 import { filesOf, Inputs, LIBRARY, type Proved, ProvedRecord, sample } from "../prove/proved.ts";
 import { checks as browser } from "./browser.ts";
 import { type Checks, Lacking, takeNotes } from "./checks.ts";
@@ -26,6 +27,7 @@ import { checks as large } from "./large.ts";
 import { checks as memory } from "./memory.ts";
 import { checks as natsClaims } from "./nats-claims.ts";
 import { checks as natsEvents } from "./nats-events.ts";
+import { checks as nats } from "./nats.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as processes } from "./processes.ts";
@@ -63,6 +65,7 @@ const groups: { [name: string]: Checks } = {
   clocks,
   browser,
   nginx,
+  nats,
   front,
   "nats-claims": natsClaims,
   "nats-events": natsEvents,
@@ -78,6 +81,7 @@ const more: { [name: string]: string[] } = {
   reference: packed,
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
+  nats: [...Object.keys(remote).map((name) => `test/${name}.test.ts`), "test/portable-suites.ts"],
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
 };
 

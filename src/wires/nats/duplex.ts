@@ -193,7 +193,7 @@ export class NatsDuplex implements Duplex {
     this.#isProbed = false;
   }
 
-  /** Sends signs of life, and waits for those of the other side. A tick after a pause of this process counts once. */
+  /** Sends signs of life, and expects them from the other side. A tick after a pause of this process counts once. */
   #live(): void {
     this.#timer = this.#clock.after(LIFE_MS, () => {
       if (this.#silent++ >= MISSING) return this.#fail("silent");

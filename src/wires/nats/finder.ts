@@ -111,7 +111,10 @@ export class NatsFinder implements Finding {
       connection.subscribe(subject, { callback }),
     );
     this.#unwatch = this.#link.watch((isConnected) => {
-      if (isConnected) this.#ask();
+      if (!isConnected) return;
+      this.#known.clear(); // all sessions ended with the last connection to the server
+      this.#sessions.clear();
+      this.#ask();
     });
     this.#lookAgain();
   }
@@ -133,6 +136,9 @@ export class NatsFinder implements Finding {
 
   readonly #lookAgain = (): void => {
     this.#after(LOOK_MS, () => {
+      const now = this.#clock.now();
+      for (const [client, { since }] of this.#sessions)
+        if (!this.#known.has(client) && now - since > RETURNS.max) this.#sessions.delete(client);
       this.#ask();
       this.#lookAgain();
     });
@@ -183,6 +189,7 @@ export class NatsFinder implements Finding {
     const pause = backoff(isShort ? session.short : 0, RETURNS, this.#clock.random);
     session.short = isShort ? session.short + 1 : 1;
     this.#after(pause, () => {
+      if (this.#sessions.get(client) !== session) return;
       this.#known.delete(client);
       if (isGone) this.#sessions.delete(client);
       else this.#ask();

@@ -19,8 +19,10 @@ export class NatsListener {
   readonly #clock: Clock;
   readonly #subjects: BusSubjects;
   readonly #handshakes: Handshakes;
-  readonly #id = makeId();
-  readonly #subscriptions: Subscription[];
+  readonly #looks: Subscription;
+  /** Changes with each connection to the server, because all sessions ended with the last one: so workers come back at once. */
+  #id = "";
+  #joins: Subscription | null = null;
   readonly #unwatch: () => void;
 
   /** Accepts workers from now on. @throws `DISCONNECTED` */
@@ -29,20 +31,22 @@ export class NatsListener {
     this.#clock = clock;
     this.#subjects = subjects;
     this.#handshakes = handshakes;
-    const { connection } = link;
-    const read = (subject: string, handle: (message: Msg) => void): Subscription =>
-      connection.subscribe(subject, { callback: (error, message) => void (error ?? handle(message)) });
-    this.#subscriptions = [
-      read(subjects.clients, (message) => this.#found(message)),
-      read(subjects.client(this.#id), (message) => this.#join(message)),
-    ];
+    this.#looks = this.#read(subjects.clients, (message) => this.#found(message));
     this.#unwatch = link.watch((isConnected) => {
       if (isConnected) this.#announce();
     });
     this.#announce();
   }
 
+  #read(subject: string, handle: (message: Msg) => void): Subscription {
+    const callback = (error: Error | null, message: Msg): void => void (error ?? handle(message));
+    return this.#link.connection.subscribe(subject, { callback });
+  }
+
   #announce(): void {
+    this.#joins?.unsubscribe();
+    this.#id = makeId();
+    this.#joins = this.#read(this.#subjects.client(this.#id), (message) => this.#join(message));
     this.#link.connection.publish(this.#subjects.workers, this.#id);
   }
 
@@ -63,7 +67,8 @@ export class NatsListener {
 
   close(): void {
     this.#unwatch();
-    for (const subscription of this.#subscriptions) subscription.unsubscribe();
+    this.#looks.unsubscribe();
+    this.#joins?.unsubscribe();
     this.#handshakes.close();
   }
 }

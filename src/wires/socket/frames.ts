@@ -101,7 +101,7 @@ export class FrameReader {
   readonly #sink: FrameSink;
   /** Gets the marks. */
   readonly #writer: FrameWriter;
-  /** Bytes of BODY frames since the last mark. */
+  /** Bytes of BODY frames since the last mark, with their headers. */
   #unmarked = 0;
   /** Start of a frame whose end has not arrived; {@link #kept} bytes. */
   #tail: Uint8Array | null = null;
@@ -161,6 +161,7 @@ export class FrameReader {
   #enter(bytes: Uint8Array, at: number): void {
     this.#left = u32(bytes, at + 4);
     this.#exchange = u32(bytes, at + 8);
+    this.#unmarked += HEADER_BYTES;
   }
 
   #pass(bytes: Uint8Array, at: number, end: number): number {

@@ -1,0 +1,77 @@
+/** Tests of the public API that pass on each wire, except those that are listed here, each with its reason. */
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+const BLOCKS = "requestSync and serveSync need shared memory";
+const LENDS = "a view of shared memory";
+const PROOF = "shared memory shows whether a worker has claimed a request; frames do not";
+const ROOM = "counts the bytes of a ring";
+const PROC = "reads /proc, which only Linux has";
+const OWNER = "without the library, the process id in a lock file is believed";
+const FILES = "names over NATS have no files and no owner";
+const SHARED = "over NATS a worker attaches to each client of the name, also to the next bus of this test";
+
+/** Tests that are left out, by file: a part of their name, and why. */
+export type Left = Record<string, readonly (readonly [name: string, reason: string])[]>;
+
+/** For a wire of frames. */
+export const portable: Left = {
+  bus: [
+    ["in the slot of a worker that does not claim it", PROOF],
+    ["that dies before it began a request", PROOF],
+    ["the view holds the bytes, its slot shows as lent", LENDS],
+    ["a lent response outlives its worker and its bus", LENDS],
+    ["an error is not lent", LENDS],
+    ["a blocking request", BLOCKS],
+    ["gets the requests that name it", BLOCKS],
+    ["a request for it is rejected at once", BLOCKS],
+    ["a request for it is rejected as overloaded", BLOCKS],
+    ["a timeout of 0 sends nothing", BLOCKS],
+    ["the error for a name in use", OWNER],
+    ...(process.platform === "linux"
+      ? []
+      : [["a create that fails half-way", PROC] as const, ["a thousand buses and", PROC] as const]),
+  ],
+  contract: [["an endless handler runs ahead", ROOM]],
+  fetch: [],
+};
+
+/** For NATS. */
+export const remote: Left = {
+  ...portable,
+  bus: [
+    ...portable["bus"]!,
+    ["a second client on a live name is refused", FILES],
+    ["a socket and a lock file of a dead client", FILES],
+    ["a create that fails half-way", FILES],
+    ["a lock file that is a symbolic link", FILES],
+    ["close with work in flight waits for it", SHARED],
+    ["several workers share the load", "clients that share workers choose the better of two at random"],
+  ],
+};
+
+/** What came of a file of tests. `strange`: names that are left out and that no test has. */
+export interface Outcome {
+  readonly failed: string[];
+  readonly strange: string[];
+  readonly exitCode: number;
+  readonly passed: number;
+  readonly said: string;
+}
+
+/** Runs the tests of a file, except `left`, in an environment. */
+export async function runSuite(file: string, left: Left[string], env: Record<string, string>): Promise<Outcome> {
+  const path = join(import.meta.dir, `${file}.test.ts`);
+  const source = readFileSync(path, "utf8");
+  const strange = left.filter(([name]) => !source.includes(name)).map(([name]) => name);
+  const names = left.map(([name]) => name.replaceAll(/[$()*+.?[\\\]^{|}]/g, "\\$&"));
+  const pattern = names.length === 0 ? "." : `^(?!.*(?:${names.join("|")})).*$`;
+  const child = Bun.spawn([process.execPath, "test", path, "-t", pattern], {
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  const [said, exitCode] = await Promise.all([child.stderr.text(), child.exited]);
+  const failed = said.split("\n").filter((line) => line.startsWith("(fail)"));
+  return { failed, strange, exitCode, passed: Number(/^ *(\d+) pass$/m.exec(said)?.[1]), said };
+}
