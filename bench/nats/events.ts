@@ -6,6 +6,8 @@ import { nats } from "../../src/nats/index.ts";
 
 /** Number of events that may be under way: below every limit of the server and of a queue. */
 const WINDOW = 2_048;
+/** Makes payloads of 64 bytes. */
+const TEXT = "x".repeat(42);
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
@@ -47,7 +49,7 @@ async function pour(count: number, publish: (n: number) => void, received: () =>
   }
 }
 
-/** Measures `count` events a round, with small JSON payloads. Both sides decode each payload, and publish from one connection to another. */
+/** Measures `count` events a round, with JSON payloads of 64 bytes. Both sides decode each payload, and publish from one connection to another. */
 export async function measureEvents(server: string, rounds: number, count: number): Promise<Compared> {
   const [here, there] = [
     await Fleet.join({ name: "bench", via: nats({ servers: server }) }),
@@ -63,7 +65,7 @@ export async function measureEvents(server: string, rounds: number, count: numbe
       const began = performance.now();
       const pouring = pour(
         count,
-        (n) => void publisher.publish("bench.tick", { n }),
+        (n) => void publisher.publish("bench.tick", { n, text: TEXT }),
         () => received,
       );
       for await (const event of subscription) {
@@ -88,7 +90,7 @@ export async function measureEvents(server: string, rounds: number, count: numbe
       const began = performance.now();
       const pouring = pour(
         count,
-        (n) => out.publish("bare.bench.tick", encoder.encode(JSON.stringify({ n }))),
+        (n) => out.publish("bare.bench.tick", encoder.encode(JSON.stringify({ n, text: TEXT }))),
         () => received,
       );
       await promise;

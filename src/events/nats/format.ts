@@ -6,6 +6,11 @@ import type { Progress } from "./sequences.ts";
 
 /** Bytes of a message before the event: version, publisher (2 numbers), base, sequence, time. */
 export const HEAD_BYTES = 40;
+const WRITER_AT = 4;
+const INCARNATION_AT = 8;
+const BASE_AT = 16;
+const SEQ_AT = 24;
+const TIME_AT = 32;
 const VERSION = 1;
 /** Number of topics in one heartbeat. */
 const BEAT_TOPICS = 256;
@@ -19,8 +24,8 @@ export interface Subjects {
 }
 
 export function subjectsOf(prefix: string, fleet: string, ring: string): Subjects {
-  const start = `${prefix}.${tokenOf(fleet)}.events.${tokenOf(ring)}`;
-  return { events: `${start}.topic.`, beats: `${start}.beat`, asks: `${start}.ask` };
+  const start = `${prefix}.${tokenOf(fleet)}.e.${tokenOf(ring)}`;
+  return { events: `${start}.t.`, beats: `${start}.b`, asks: `${start}.a` };
 }
 
 /** Returns the tokens of a topic: one for each part between dots. */
@@ -40,31 +45,64 @@ export function patternTokens(pattern: string): string {
   return pattern.endsWith(".*") ? `${topicTokens(pattern.slice(0, -2))}.>` : topicTokens(pattern);
 }
 
-/** The head of a message. */
-export interface Head {
-  readonly writer: number;
-  readonly incarnation: number;
-  readonly base: number;
-  readonly seq: number;
-  readonly time: number;
+/** Bytes of events for the next message, with its head before them. */
+export class Draft {
+  /** Memory for the event. */
+  readonly event: Buffer;
+  readonly #bytes: Buffer;
+
+  /** `bytes`: size of the event at most. */
+  constructor(bytes: number, writer: number, incarnation: number) {
+    this.#bytes = Buffer.alloc(2 ** Math.ceil(Math.log2(HEAD_BYTES + bytes)));
+    this.event = this.#bytes.subarray(HEAD_BYTES);
+    this.#bytes[0] = VERSION;
+    this.#bytes.writeUInt32LE(writer, WRITER_AT);
+    this.#bytes.writeUInt32LE(incarnation, INCARNATION_AT);
+  }
+
+  /** Returns a copy of the head and the first bytes of the event. */
+  message(bytes: number, base: number, seq: number, time: number): Buffer {
+    const all = this.#bytes;
+    write64(all, BASE_AT, base);
+    write64(all, SEQ_AT, seq);
+    write64(all, TIME_AT, time);
+    const message = Buffer.allocUnsafe(HEAD_BYTES + bytes);
+    all.copy(message, 0, 0, HEAD_BYTES + bytes);
+    return message;
+  }
 }
 
-export function writeHead(memory: Buffer, { writer, incarnation, base, seq, time }: Head): void {
-  memory.fill(0, 0, HEAD_BYTES);
-  memory[0] = VERSION;
-  memory.writeUInt32LE(writer, 4);
-  memory.writeUInt32LE(incarnation, 8);
-  memory.writeDoubleLE(base, 16);
-  memory.writeDoubleLE(seq, 24);
-  memory.writeDoubleLE(time, 32);
+/** Reads the head of a message. Plain reads of bytes: a view for each message would take longer. */
+export const head = {
+  /** Whether there is a valid head. Anything may have been published to the subject. */
+  isValid: (memory: Uint8Array): boolean =>
+    memory.length >= HEAD_BYTES &&
+    memory[0] === VERSION &&
+    isCount(head.base(memory)) &&
+    isCount(head.seq(memory)) &&
+    isCount(head.time(memory)),
+  writer: (memory: Uint8Array): number => read32(memory, WRITER_AT),
+  incarnation: (memory: Uint8Array): number => read32(memory, INCARNATION_AT),
+  base: (memory: Uint8Array): number => read64(memory, BASE_AT),
+  seq: (memory: Uint8Array): number => read64(memory, SEQ_AT),
+  time: (memory: Uint8Array): number => read64(memory, TIME_AT),
+};
+
+function read32(memory: Uint8Array, at: number): number {
+  return (memory[at]! | (memory[at + 1]! << 8) | (memory[at + 2]! << 16) | (memory[at + 3]! << 24)) >>> 0;
 }
 
-/** Whether a message has a valid head. Anything may have been published to the subject. */
-export function hasHead(memory: Buffer): boolean {
-  if (memory.length < HEAD_BYTES || memory[0] !== VERSION) return false;
-  return (
-    isCount(memory.readDoubleLE(16)) && isCount(memory.readDoubleLE(24)) && Number.isFinite(memory.readDoubleLE(32))
-  );
+function read64(memory: Uint8Array, at: number): number {
+  return read32(memory, at) + read32(memory, at + 4) * 2 ** 32;
+}
+
+function write64(memory: Uint8Array, at: number, value: number): void {
+  let low = value >>> 0;
+  let high = Math.floor(value / 2 ** 32);
+  for (let i = 0; i < 4; i++, low >>>= 8, high >>>= 8) {
+    memory[at + i] = low;
+    memory[at + 4 + i] = high;
+  }
 }
 
 /** What a publisher says about itself. */

@@ -4,8 +4,9 @@ import type { Msg, Subscription } from "@nats-io/transport-node";
 import { SlotbusError, ClosedError } from "../../errors.ts";
 import type { EventReader } from "../../fleet/event-ring.ts";
 import type { NatsFleet } from "../../fleet/nats.ts";
+import { FIXED } from "../codec.ts";
 import { covers } from "../filter.ts";
-import { decodeBeat, hasHead, HEAD_BYTES, patternTokens, type Subjects, topicOf } from "./format.ts";
+import { decodeBeat, head, HEAD_BYTES, patternTokens, type Subjects, topicOf } from "./format.ts";
 import { bound, Sequences } from "./sequences.ts";
 
 /** Events that wait for the subscription, which reads them in the next turn of the event loop: a limit against a blocked loop. */
@@ -13,11 +14,21 @@ const EVENTS_MAX = 16_384;
 const BYTES_MAX = 64 * 1_048_576;
 const TOPICS_KEPT = 1_024;
 
-/** A message that waits, with the number of events that were lost before it. `memory` is `null` for a new connection. */
+/** A message that waits. `memory` is `null` for a new connection. */
 interface Waiting {
   readonly memory: Buffer | null;
+  /** Number of events that were lost before it. */
   lost: number;
 }
+
+/** A topic, as the events of its subject must have it. */
+interface Known {
+  readonly topic: string;
+  readonly bytes: Uint8Array;
+}
+
+/** Stands for a message that is not an event: the subscription counts it. */
+const NOTHING = Buffer.alloc(HEAD_BYTES + 1);
 
 export class NatsReader implements EventReader {
   closed = false;
@@ -25,7 +36,7 @@ export class NatsReader implements EventReader {
   lost = 0;
   nextPosition = 0;
   memory: Buffer = Buffer.alloc(0);
-  start = 0;
+  readonly start = HEAD_BYTES;
   end = 0;
   time = 0;
   writer = 0;
@@ -39,8 +50,12 @@ export class NatsReader implements EventReader {
   readonly #subscriptions: Subscription[] = [];
   readonly #sequences = new Sequences();
   readonly #unwatch: () => void;
-  /** Topics by subject, as the heads of events must have them. */
-  readonly #topics = new Map<string, { readonly topic: string; readonly bytes: Buffer }>();
+  /** Topics by subject. */
+  readonly #topics = new Map<string, Known>();
+  /** Publisher of the last event, and its name: most events have the publisher of the previous event. */
+  #writer = -1;
+  #incarnation = -1;
+  #publisher = "";
   #waiting: Waiting[] = [];
   /** Index of the oldest message that waits. */
   #at = 0;
@@ -61,10 +76,12 @@ export class NatsReader implements EventReader {
     this.#subjects = subjects;
     const { connection } = fleet;
     this.#patterns = patterns;
-    const onEvent = this.#guarded((message) => this.#onEvent(message));
     const onBeat = this.#guarded((message) => this.#onBeat(message));
     for (const pattern of patterns) {
-      this.#subscriptions.push(connection.subscribe(subjects.events + patternTokens(pattern), { callback: onEvent }));
+      const subject = subjects.events + patternTokens(pattern);
+      const known = pattern.endsWith("*") ? null : knownOf(pattern);
+      const callback = this.#guarded((message) => this.#onEvent(message, known));
+      this.#subscriptions.push(connection.subscribe(subject, { callback }));
     }
     this.#answers = `${inboxPrefixOf(connection)}.${crypto.randomUUID().replaceAll("-", "")}`;
     for (const subject of [subjects.beats, this.#answers])
@@ -94,21 +111,30 @@ export class NatsReader implements EventReader {
     };
   }
 
-  #onEvent({ data, subject }: Msg): void {
+  /** `only`: the topic of a subscription to one topic. */
+  #onEvent(message: Msg, only: Known | null): void {
+    const { data } = message;
     const memory = Buffer.isBuffer(data) ? data : Buffer.from(data.buffer, data.byteOffset, data.length);
-    const known = this.#topics.get(subject) ?? this.#learn(subject);
-    if (!hasHead(memory) || !known || !hasTopic(memory, known.bytes)) {
-      this.#push(Buffer.alloc(HEAD_BYTES + 1), 0); // not an event: the subscription counts it
+    const known = only ?? this.#topics.get(message.subject) ?? this.#learn(message.subject);
+    if (!known || !head.isValid(memory) || !hasTopic(memory, known.bytes)) {
+      this.#push({ memory: NOTHING, lost: 0 });
       return;
     }
-    const publisher = `${memory.readUInt32LE(4)}.${memory.readUInt32LE(8)}`;
-    this.#push(memory, this.#sequences.event(publisher, known.topic, memory.readDoubleLE(16), memory.readDoubleLE(24)));
+    const writer = head.writer(memory);
+    const incarnation = head.incarnation(memory);
+    if (writer !== this.#writer || incarnation !== this.#incarnation) {
+      this.#writer = writer;
+      this.#incarnation = incarnation;
+      this.#publisher = `${writer}.${incarnation}`;
+    }
+    const lost = this.#sequences.event(this.#publisher, known.topic, head.base(memory), head.seq(memory));
+    this.#push({ memory, lost });
   }
 
-  #learn(subject: string): { topic: string; bytes: Buffer } | null {
+  #learn(subject: string): Known | null {
     const topic = topicOf(subject.slice(this.#subjects.events.length));
     if (topic === null) return null;
-    const known = { topic, bytes: Buffer.from(topic) };
+    const known = knownOf(topic);
     bound(this.#topics, TOPICS_KEPT).set(subject, known);
     return known;
   }
@@ -126,14 +152,15 @@ export class NatsReader implements EventReader {
   /** After a lost connection, nobody knows how many events were missed. */
   #onConnected(): void {
     this.#sequences.clear();
-    this.#push(null, 0);
+    this.#push({ memory: null, lost: 0 });
     this.#ask();
   }
 
-  #push(memory: Buffer | null, lost: number): void {
-    this.#waiting.push({ memory, lost: lost + this.#lostSince });
+  #push(waiting: Waiting): void {
+    waiting.lost += this.#lostSince;
     this.#lostSince = 0;
-    this.#bytes += memory?.length ?? 0;
+    this.#waiting.push(waiting);
+    this.#bytes += waiting.memory?.length ?? 0;
     while (this.#waiting.length - this.#at > EVENTS_MAX || this.#bytes > BYTES_MAX) {
       const dropped = this.#take();
       this.#lostBefore += dropped.lost + (dropped.memory ? 1 : 0);
@@ -194,12 +221,11 @@ export class NatsReader implements EventReader {
     this.left--;
     const memory = this.#take().memory!;
     this.memory = memory;
-    this.start = HEAD_BYTES;
     this.end = memory.length;
-    this.writer = memory.readUInt32LE(4);
-    this.incarnation = memory.readUInt32LE(8);
-    this.position = memory.readDoubleLE(24);
-    this.time = memory.readDoubleLE(32);
+    this.writer = head.writer(memory);
+    this.incarnation = head.incarnation(memory);
+    this.position = head.seq(memory);
+    this.time = head.time(memory);
     return true;
   }
 
@@ -238,13 +264,17 @@ export class NatsReader implements EventReader {
   }
 }
 
-/** Whether an event has this topic. Its subject decides who may publish it. */
-function hasTopic(memory: Buffer, topic: Buffer): boolean {
-  const at = HEAD_BYTES + 8;
-  const length = memory.length > at ? memory.readUInt16LE(HEAD_BYTES + 2) : -1;
-  return (
-    length === topic.length && memory.length >= at + length && memory.compare(topic, 0, length, at, at + length) === 0
-  );
+function knownOf(topic: string): Known {
+  return { topic, bytes: new Uint8Array(Buffer.from(topic)) };
+}
+
+/** Whether the event in `memory` has this topic. Its subject decides who may publish it. */
+function hasTopic(memory: Uint8Array, topic: Uint8Array): boolean {
+  const at = HEAD_BYTES + FIXED;
+  const length = memory[HEAD_BYTES + 2]! + memory[HEAD_BYTES + 3]! * 256; // NaN: the message ends before
+  if (length !== topic.length || at + length > memory.length) return false;
+  for (let i = 0; i < topic.length; i++) if (memory[at + i] !== topic[i]) return false;
+  return true;
 }
 
 function inboxPrefixOf(connection: object): string {

@@ -8,7 +8,7 @@ import type { EventReader, EventRing, From } from "../../fleet/event-ring.ts";
 import { holdWhile } from "../../hold.ts";
 import { disconnected } from "../../nats/link.ts";
 import { type NatsFleet, unsupported } from "../../fleet/nats.ts";
-import { encodeBeats, HEAD_BYTES, type Subjects, subjectsOf, topicTokens, writeHead } from "./format.ts";
+import { Draft, encodeBeats, HEAD_BYTES, type Subjects, subjectsOf, topicTokens } from "./format.ts";
 import { NatsReader } from "./reader.ts";
 import { bound, type Progress } from "./sequences.ts";
 
@@ -43,7 +43,7 @@ export class NatsRing implements EventRing {
   readonly #writer = random32();
   readonly #incarnation = random32();
   readonly #topics = new Map<string, Counted>();
-  #draft: Buffer = Buffer.allocUnsafe(DRAFT_MIN);
+  #draft = new Draft(DRAFT_MIN, this.#writer, this.#incarnation);
   #beat: Timer | null = null;
   /** Answers readers that begin; from the first event on. */
   #asks: Subscription | null = null;
@@ -59,9 +59,8 @@ export class NatsRing implements EventRing {
   }
 
   draft(bytes: number): Buffer {
-    const size = HEAD_BYTES + bytes;
-    if (this.#draft.length < size) this.#draft = Buffer.allocUnsafe(2 ** Math.ceil(Math.log2(size)));
-    return this.#draft.subarray(HEAD_BYTES);
+    if (this.#draft.event.length < bytes) this.#draft = new Draft(bytes, this.#writer, this.#incarnation);
+    return this.#draft.event;
   }
 
   /** @throws {PayloadTooLargeError}; `DISCONNECTED`: the event was not published */
@@ -70,15 +69,8 @@ export class NatsRing implements EventRing {
     if (bytes > this.payloadBytes) throw new PayloadTooLargeError("event", bytes, this.payloadBytes);
     this.#asks ??= this.#begin(connection);
     const counted = this.#count(topic);
-    writeHead(this.#draft, {
-      writer: this.#writer,
-      incarnation: this.#incarnation,
-      base: counted.base,
-      seq: counted.seq + 1,
-      time: Date.now(),
-    });
     // A copy: the client library keeps what it has not sent.
-    connection.publish(counted.subject, Buffer.from(this.#draft.subarray(0, HEAD_BYTES + bytes)));
+    connection.publish(counted.subject, this.#draft.message(bytes, counted.base, counted.seq + 1, Date.now()));
     counted.seq++;
     this.head++;
     counted.beats = BEATS;
