@@ -1,7 +1,7 @@
 /** Redis and NATS: started for the run if installed, on a private socket or a loopback port. */
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { CommandError } from "../src/cli/usage.ts";
 import type { Workspace } from "./systems.ts";
 
@@ -15,8 +15,8 @@ export interface Server {
 }
 
 const START_LIMIT_MS = 10_000;
-/** Debian installs nats-server in /usr/sbin, which is not in every user's PATH. */
-const PATH = `${process.env.PATH ?? ""}:/usr/sbin`;
+/** `test/system/install.sh` installs nats-server in the checkout; Debian in /usr/sbin, which is not in every user's PATH. */
+const PATH = `${resolve(import.meta.dir, "../zig-out/nats/bin")}:${process.env.PATH ?? ""}:/usr/sbin`;
 
 /** Says why a server cannot take part; `null` if it can. */
 export function missing(name: ServerName): string | null {

@@ -6,7 +6,7 @@ export type { ReconnectOptions, SlotWorkerEvents, SlotWorkerOptions } from "./bu
 export type { Diagnostics, SlotBusEvents, SlotDiagnostics, WorkerInfo } from "./bus/events.ts";
 export type { BusRequest, RequestOptions } from "./bus/call.ts";
 export type { BusOptions, ReadyOptions } from "./bus/options.ts";
-export { memory, socket, type Via, type WireKind } from "./bus/via.ts";
+export { memory, type RemoteVia, socket, type Via, type WireKind } from "./bus/via.ts";
 export type { CloseOptions, DrainOptions } from "./closing.ts";
 export type { BusStats } from "./bus/stats.ts";
 export type { BodyLike, Method } from "./bus/codec.ts";

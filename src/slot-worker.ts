@@ -12,6 +12,7 @@ import {
   type SlotWorkerEvents,
   type SlotWorkerOptions,
 } from "./bus/worker-options.ts";
+import type { RemoteVia } from "./bus/via.ts";
 import { systemClock } from "./clock.ts";
 import { Closing } from "./closing.ts";
 import type { Contract, Handlers } from "./contract/contract.ts";
@@ -45,6 +46,8 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
    * @throws (rejects) {BusNotFoundError}, {VersionMismatchError}, `PERMISSION_DENIED`,
    * {@link InvalidConfigError}, `RESOURCE`.
    */
+  static open(options: SlotWorkerOptions & { via: RemoteVia | undefined }): Promise<PortableWorker>;
+  static open(options?: SlotWorkerOptions): Promise<SlotWorker>;
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const resolved = resolveWorkerOptions(options, isRun);
     const reportReady = isRun ? (await import("./native/notify.ts")).reportReady : undefined;

@@ -7,6 +7,7 @@ import { fetchThrough } from "./bus/fetch.ts";
 import { type BusOptions, type ReadyOptions, type ResolvedBusOptions, resolveBusOptions } from "./bus/options.ts";
 import type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
 import type { BusStats } from "./bus/stats.ts";
+import type { RemoteVia } from "./bus/via.ts";
 import type { Connection } from "./bus/wire.ts";
 import { systemClock } from "./clock.ts";
 import { Closing } from "./closing.ts";
@@ -84,8 +85,12 @@ export class SlotBus extends Closing<SlotBusEvents> {
    *
    *     await using bus = await SlotBus.connect({ name: "shop" });
    *
-   * @throws (rejects) as {@link create}; {BusExistsError} if a live process owns the name alone.
+   * With `via: nats(…)`, the workers may be on other machines, and the result has no methods that need shared memory.
+   *
+   * @throws (rejects) as {@link create}; {BusExistsError} if a live process owns the name alone; `DISCONNECTED`.
    */
+  static connect(options: BusOptions & { via: RemoteVia | undefined }): Promise<PortableBus>;
+  static connect(options: BusOptions): Promise<SlotBus>;
   static async connect(options: BusOptions): Promise<SlotBus> {
     const resolved = resolveBusOptions(options);
     if (options.workers === undefined) return SlotBus.#open("share", { ...resolved, workers: null });

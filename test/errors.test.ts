@@ -69,7 +69,10 @@ test("a timed out request gives its caller's number, in every API with a timeout
 test("a missing name is not printed as undefined, and the error names SLOTBUS_NAME where it is read", async () => {
   for (const [start, said] of [
     [(options: object) => SlotBus.create(options as never), "The name of the bus is missing. Pass `name`."],
-    [SlotWorker.open, "The name of the bus is missing. Pass `name`, or set SLOTBUS_NAME."],
+    [
+      (options: object) => SlotWorker.open(options as never),
+      "The name of the bus is missing. Pass `name`, or set SLOTBUS_NAME.",
+    ],
     [(options: object) => Fleet.join(options as never), "The name of the fleet is missing. Pass `name`."],
     [(options: object) => Fleet.observe(options as never), "The name of the fleet is missing. Pass `name`."],
     [(options: object) => HubWorker.start(options as never), "The name of the worker is missing. Pass `name`."],

@@ -18,7 +18,7 @@ import { type Progress, Sequences } from "../src/events/nats/sequences.ts";
 
 const P = "1.2";
 
-test("a lost event of a topic is counted, whatever else the publisher sends", () => {
+test("a lost event of a topic is counted, also between other events of the publisher", () => {
   const reader = new Sequences();
   expect([1, 2, 5, 6, 6, 4].map((seq) => reader.event(P, "a", 0, seq))).toEqual([0, 0, 2, 0, 0, 0]);
   expect([reader.event(P, "b", 3, 7), reader.event(P, "b", 3, 8), reader.event("3.4", "a", 0, 9)]).toEqual([0, 0, 0]);

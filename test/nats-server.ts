@@ -85,6 +85,11 @@ export class NatsServer implements AsyncDisposable {
     return readdirSync(this.folder).filter((file) => file.endsWith(".ports"));
   }
 
+  /** What the server has written to its log. */
+  get log(): string {
+    return readFileSync(join(this.folder, "server.log"), "utf8");
+  }
+
   /** Sends a signal: SIGSTOP and SIGCONT pause the server. */
   signal(signal: NodeJS.Signals): void {
     this.#process?.kill(signal);

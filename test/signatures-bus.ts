@@ -45,7 +45,15 @@ type Ask<Response> = (request: B.BusRequest, options?: B.RequestOptions) => Prom
 
 export type OfSlotBus = [
   Expect<Equal<typeof SlotBus.create, (options: B.SlotBusOptions) => Promise<SlotBus>>>,
-  Expect<Equal<typeof SlotBus.connect, (options: B.BusOptions) => Promise<SlotBus>>>,
+  Expect<
+    Equal<
+      typeof SlotBus.connect,
+      {
+        (options: B.BusOptions & { via: B.RemoteVia | undefined }): Promise<B.PortableBus>;
+        (options: B.BusOptions): Promise<SlotBus>;
+      }
+    >
+  >,
   Expect<Getters<SlotBus, "options", B.ResolvedSlotBusOptions>>,
   Expect<Getters<SlotBus, "name", string>>,
   Expect<Getters<SlotBus, "clientNumber", number | null>>,
@@ -81,7 +89,15 @@ export type OfSlotBus = [
 type ServeOptions = NonNullable<Parameters<SlotWorker["serve"]>[1]>;
 
 export type OfSlotWorker = [
-  Expect<Equal<typeof SlotWorker.open, (options?: B.SlotWorkerOptions) => Promise<SlotWorker>>>,
+  Expect<
+    Equal<
+      typeof SlotWorker.open,
+      {
+        (options: B.SlotWorkerOptions & { via: B.RemoteVia | undefined }): Promise<B.PortableWorker>;
+        (options?: B.SlotWorkerOptions): Promise<SlotWorker>;
+      }
+    >
+  >,
   Expect<Getters<SlotWorker, "name", string>>,
   Expect<Getters<SlotWorker, "connected" | "closed", boolean>>,
   Expect<Getters<SlotWorker, "running" | "wakeups" | "served", number>>,

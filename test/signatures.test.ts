@@ -6,7 +6,7 @@ import type { Server } from "bun";
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type * as B from "slotbus";
-import type { SlotBus, SlotWorker } from "slotbus";
+import { SlotBus, SlotWorker } from "slotbus";
 import type * as H from "slotbus/hub";
 import { Hub, type HubEmitter, type HubRequest, HubWorker, type limit, sse } from "slotbus/hub";
 import type { nats, NatsOptions, NatsVia } from "slotbus/nats";
@@ -263,6 +263,15 @@ export type OfServeAndTesting = [
 
 /** Compiled, never run: each marked line must not compile. */
 export const wrong = async (b: SlotBus, s: StdioBus, t: TestBus): Promise<void> => {
+  const via: NatsVia | undefined = undefined as NatsVia | undefined;
+  const remote = { bus: await SlotBus.connect({ name: "x", via }), worker: await SlotWorker.open({ name: "x", via }) };
+  await remote.bus.request({ path: "/" });
+  // @ts-expect-error: a bus over NATS has no shared memory
+  void remote.bus.borrow({ path: "/" });
+  // @ts-expect-error: a bus over NATS does not block
+  remote.bus.requestSync({ path: "/" });
+  // @ts-expect-error: a worker over NATS does not block
+  remote.worker.serveSync(() => "x");
   // @ts-expect-error: created by start
   new Hub({});
   // @ts-expect-error: created by start

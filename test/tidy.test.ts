@@ -100,7 +100,7 @@ const mayImport: Record<string, string[]> = {
   pool: ["bus", "supervisor", "."],
   stdio: ["supervisor"],
   cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "nats", "stdio", "supervisor", "wires", "."],
-  bench: ["cli", "contest", "events", "fleet", "native", "pool", "stdio", "."],
+  bench: ["cli", "contest", "events", "fleet", "native", "nats", "pool", "stdio", "."],
 };
 
 /** The only files of `native` that some folders may import: they have no bun:ffi. */

@@ -8,6 +8,11 @@ export interface Via {
   readonly wire: WireKind;
 }
 
+/** A wire to other machines, as `nats` returns it. */
+export interface RemoteVia extends Via {
+  readonly wire: "nats";
+}
+
 /** Shared memory: needs Bun on Linux and the C library. Opening fails where one of them is missing. */
 export function memory(): Via {
   return { wire: "memory" };

@@ -49,6 +49,7 @@ const SUITES: readonly Lazy[] = [
   { name: "stdio", summary: "programs behind pipes", load: () => import("../../bench/stdio/suite.ts") },
   { name: "busy", summary: "a busy or small machine", load: () => import("../../bench/busy/suite.ts") },
   { name: "pool", summary: "functions in processes and threads", load: () => import("../../bench/pool/suite.ts") },
+  { name: "nats", summary: "over a NATS server", load: () => import("../../bench/nats/suite.ts") },
   { name: "many", summary: "several clients, several workers", load: () => import("../../bench/many/suite.ts") },
 ];
 

@@ -97,8 +97,8 @@ function compileTopic(filter: { readonly topic: string }): Test {
 }
 
 /**
- * Returns patterns of topics that together have all events of a filter, none of which has the events of another. A
- * server that knows them sends no other topics, and no event twice. The filter must be valid.
+ * Returns patterns of topics that together have all events of a filter, and none has events of
+ * another. A server that knows them sends no other topics, and no event twice. The filter must be valid.
  */
 export function patternsOf(filter: Filter): string[] {
   return patternsIn(filter) ?? ["*"];

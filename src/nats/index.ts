@@ -1,7 +1,7 @@
 /** `slotbus/nats`: the same bus, events and claims over a NATS server, between many machines. */
 
 import type { NatsConnection, NodeConnectionOptions } from "@nats-io/transport-node";
-import type { Via } from "../bus/via.ts";
+import type { RemoteVia } from "../bus/via.ts";
 import { checkOptions } from "../check.ts";
 import { isConnection, NatsLink } from "./link.ts";
 import { checkPrefix, DEFAULT_PREFIX } from "./subjects.ts";
@@ -13,8 +13,7 @@ export type NatsOptions = NodeConnectionOptions & {
 };
 
 /** A NATS server, as {@link nats} returns it. */
-export interface NatsVia extends Via {
-  readonly wire: "nats";
+export interface NatsVia extends RemoteVia {
   /** @internal */
   readonly link: NatsLink;
 }

@@ -1,7 +1,7 @@
 /**
  * A process that claims leases over NATS, for nats-claims.ts. It prints one line for each step, with the machine's monotonic clock.
  *
- *     bun nats-contender.ts URL FLEET stale LABEL        holds a lease, and writes with its token all the time, whatever happens
+ *     bun nats-contender.ts URL FLEET stale LABEL        holds a lease, and writes with its token, also when the lease is lost
  *     bun nats-contender.ts URL FLEET contend LABELS ID  claims, holds and releases leases until SIGTERM
  */
 

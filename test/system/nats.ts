@@ -1,13 +1,18 @@
 /** The wire over a real NATS server: what it keeps of a bus, and what faults do to it. `install.sh` installs the server. */
 
 import { join } from "node:path";
-import { SlotBus, type SlotbusError } from "../../src/index.ts";
+import type { NatsRow } from "../../bench/nats/suite.ts";
+import type { Bar } from "../../bench/report.ts";
+import { missing } from "../../bench/servers.ts";
+import { type PortableBus, SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
 import { nats } from "../../src/nats/index.ts";
 import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
 import { remote, runSuite } from "../portable-suites.ts";
 import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
-import { type Checks, expect, Lacking, note, Program, until } from "./checks.ts";
+import { type Checks, expect, Lacking, note, Program, run, until } from "./checks.ts";
+import { DocWorker, type Outgoing } from "./nats-peer.ts";
+import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
 
 async function startServer(options?: NatsServerOptions): Promise<NatsServer> {
@@ -44,7 +49,7 @@ async function suites(): Promise<void> {
 }
 
 /** A bus with one worker in a process of its own, each with its own connection. */
-async function pair(server: NatsServer, url = server.url): Promise<{ bus: SlotBus; worker: Program }> {
+async function pair(server: NatsServer, url = server.url): Promise<{ bus: PortableBus; worker: Program }> {
   const bus = await SlotBus.connect({ name: "checked", via: nats({ servers: url }), payloadBytes: 134_217_728 });
   const worker = await startWorker(server.url, "checked");
   await bus.ready();
@@ -59,7 +64,7 @@ async function killedWorker(): Promise<void> {
     await using _ = bus;
     await using __ = worker;
     const asked = rejection<SlotbusError>(bus.request({ path: "/hang" }));
-    await until(() => bus.diagnostics().slots.some(({ requestId }) => requestId !== null), "the request is sent");
+    await until(() => bus.stats().inFlight > 0, "the request is sent");
     await Bun.sleep(50);
     worker.kill("SIGKILL");
     await worker.ended();
@@ -175,6 +180,17 @@ async function cutNetwork(): Promise<void> {
   expect(answer.text() === "flows", `it answered ${answer.text()}`);
 }
 
+async function bench(): Promise<void> {
+  if (missing("nats") !== null) throw new Lacking("nats-server is not installed");
+  const { rows, bars } = JSON.parse(await run(["bun", "src/cli/slotbus.ts", "bench", "nats", "--short", "--json"])) as {
+    rows: NatsRow[];
+    bars: Bar[];
+  };
+  expect(rows.map(({ system }) => system).join() === "slotbus,nats", "the systems are others");
+  expect(bars.length === 3 && bars.every(({ measured }) => measured > 0), "a bar is missing");
+  note(bars.map(({ name, measured }) => `${name}: ${measured}`).join("; "));
+}
+
 const LARGE = 67_108_864;
 
 async function largeBodies(): Promise<void> {
@@ -202,6 +218,122 @@ async function largeBodies(): Promise<void> {
   note(`5 × 64 MiB in ${((now() - start) / 1_000).toFixed(1)} s`);
 }
 
+async function manyFaults(): Promise<void> {
+  await using server = await startServer();
+  await faults(server, 1_050);
+}
+
+/** Each of many readers stops after its first chunk; meanwhile others are served, and the server finds nobody slow. */
+async function stalledReaders(): Promise<void> {
+  await using server = await startServer();
+  const bus = await SlotBus.connect({ name: "checked", via: nats({ servers: server.url }), slots: 64 });
+  await using _ = bus;
+  await using first = await startWorker(server.url, "checked");
+  await using second = await startWorker(server.url, "checked");
+  await bus.ready({ workers: 2 });
+  const before = process.memoryUsage().rss;
+  const readers = await Promise.all(Array.from({ length: 100 }, () => bus.stream({ path: "/endless" })));
+  const chunks = readers.map((reader) => reader.chunks()[Symbol.asyncIterator]());
+  for (const chunk of chunks) expect((await chunk.next()).done !== true, "an endless stream ended");
+  await Bun.sleep(1_000);
+  const grown = process.memoryUsage().rss - before;
+  const times: number[] = [];
+  for (let n = 0; n < 500; n++) {
+    const start = now();
+    await bus.request({ path: "/echo", body: "x" });
+    times.push(now() - start);
+  }
+  const slow = server.log.split("\n").filter((line) => /slow consumer/i.test(line));
+  expect(slow.length === 0, `the server says: ${slow[0]}`);
+  const median = times.toSorted((a, b) => a - b)[250]!;
+  note(`${(grown / 1_048_576).toFixed(0)} MiB more for 100 readers; others take ${median.toFixed(2)} ms`);
+  expect(grown < 100 * 1_048_576, `100 readers that stopped hold ${grown} bytes`);
+  expect(median < 50, `a request beside them takes ${median} ms`);
+  for (const chunk of chunks) await chunk.return?.();
+  void [first, second];
+}
+
+/** What a worker can do to its connection, and what the bus then says of it. */
+const BREAKS: [name: string, spoil: (message: Outgoing) => void, says: RegExp][] = [
+  ["a gap in the numbers", (message) => message.number++, /a message between it and this process was lost/],
+  ["a number twice", (message) => message.number--, /a message between it and this process was lost/],
+  [
+    "an acknowledgement of bytes that were not sent",
+    (message) => (message.acknowledged += 9_999),
+    /an invalid message/,
+  ],
+  ["a message of no kind", (message) => (message.kind = 3), /an invalid message/],
+  ["an end with bytes", (message) => (message.kind = 2), /an invalid message/],
+  ["a frame of 4 GB", (message) => message.bytes.fill(255, 4, 8), /a frame of 4294967295 bytes/],
+];
+
+async function documented(): Promise<void> {
+  await using server = await startServer();
+  const bus = await SlotBus.connect({ name: "documented", via: nats({ servers: server.url }) });
+  await using _ = bus;
+  const reasons: string[] = [];
+  bus.on("died", (_worker, reason) => reasons.push(reason));
+  {
+    await using worker = await DocWorker.open(server.url, "documented");
+    worker.onRequest = (exchange, path) => worker.respond(exchange, `you asked ${path}`);
+    await bus.ready();
+    const answer = await bus.request({ path: "/hello" });
+    expect(answer.text() === "you asked /hello", `it answered ${answer.text()}`);
+  }
+  await until(() => bus.workers.length === 0, "a worker whose connection to the server ended is gone");
+  for (const [name, spoil, says] of BREAKS) {
+    await using worker = await DocWorker.open(server.url, "documented");
+    worker.onRequest = (exchange) => {
+      worker.spoil = spoil;
+      worker.respond(exchange, "spoilt");
+    };
+    await bus.ready();
+    const { code, mayHaveExecuted } = await rejection<SlotbusError>(bus.request({ path: "/hello" }));
+    expect(code === "WORKER_DIED" && mayHaveExecuted, `after ${name} the request rejects with ${code}`);
+    expect(says.test(reasons.at(-1)!), `after ${name} the bus says: ${reasons.at(-1)}`);
+    await until(() => worker.isOver, `the worker learns that its connection is over after ${name}`);
+  }
+  await using mute = await DocWorker.open(server.url, "documented");
+  mute.onRequest = () => (mute.isMute = true);
+  await bus.ready();
+  const start = now();
+  await rejection(bus.request({ path: "/hello" }));
+  expect(now() - start > 2_500 && now() - start < 6_000, `a mute worker was noticed after ${now() - start} ms`);
+}
+
+/** Users that have only the permissions of docs/nats.md. */
+const USERS = `authorization { users = [
+  { user: asks, password: one, permissions: {
+    publish: ["slotbus.shop~eu.w", "slotbus.shop~eu.w.>"], subscribe: ["slotbus.shop~eu.c", "slotbus.shop~eu.c.>"] } }
+  { user: answers, password: two, permissions: {
+    publish: ["slotbus.shop~eu.c", "slotbus.shop~eu.c.>"], subscribe: ["slotbus.shop~eu.w", "slotbus.shop~eu.w.>"] } }
+] }`;
+
+async function permissions(): Promise<void> {
+  await using server = await startServer({ config: USERS });
+  const [asks, answers, wrong] = [
+    { user: "asks", pass: "one" },
+    { user: "answers", pass: "two" },
+    { user: "answers", pass: "wrong" },
+  ].map((user) => nats({ servers: server.url, ...user }));
+  const name = "shop.eu";
+  await using bus = await SlotBus.connect({ name, via: asks });
+  await using worker = await SlotWorker.open({ name, via: answers });
+  worker.serve((request) => `hello ${request.text()}`);
+  const answer = await bus.request({ path: "/", body: "Ada" });
+  expect(answer.text() === "hello Ada", `it answered ${answer.text()}`);
+  const refused = {
+    "a client that opens a worker": SlotWorker.open({ name, via: asks }),
+    "a worker that connects a bus": SlotBus.connect({ name, via: answers }),
+    "a worker of another bus": SlotWorker.open({ name: "shop", via: answers }),
+    "a wrong password": SlotBus.connect({ name, via: wrong }),
+  };
+  for (const [who, opening] of Object.entries(refused)) {
+    const { code, message } = await rejection<SlotbusError>(opening);
+    expect(code === "PERMISSION_DENIED", `${who} gets ${code}: ${message}`);
+  }
+}
+
 export const checks: Checks = {
   "the tests of bus, contract and fetch pass over NATS, except those that portable-suites.ts lists": suites,
   "a killed worker over NATS is noticed within milliseconds while it has a request": killedWorker,
@@ -209,5 +341,12 @@ export const checks: Checks = {
   "after a NATS server was killed and started again, the first request is answered within a second": killedServer,
   "a stopped NATS server is noticed by missing signs of life, and the bus goes on when it continues": stoppedServer,
   "after the network to a NATS server was cut, or let nothing through, the bus goes on": cutNetwork,
+  "users with the permissions of docs/nats.md ask and answer over NATS, and others are refused": permissions,
+  "a worker that is written from docs/nats.md alone answers, and is cut off when it breaks a rule of that page":
+    documented,
+  "slotbus bench nats measures slotbus and the bare client library": bench,
+  "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
+  "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
+    manyFaults,
   "bodies of 64 MiB pass over NATS unchanged in both directions, whole and streamed": largeBodies,
 };

@@ -4,7 +4,6 @@ import { ClosedError } from "../../errors.ts";
 import type { EventRing } from "../../fleet/event-ring.ts";
 import { type NatsFleet, unsupported } from "../../fleet/nats.ts";
 import { checkRingName } from "../../fleet/options.ts";
-import type { EventBus } from "../bus.ts";
 import type { BusEvent } from "../codec.ts";
 import { all, type Filter } from "../filter.ts";
 import type { PublishOptions, SubscribeOptions } from "../options.ts";
@@ -17,20 +16,20 @@ const KNOWN_MS = 5_000;
 /** @internal */
 export class NatsEventBus<Topics extends object> implements PortableEventBus<Topics> {
   readonly #ring: NatsRing;
-  readonly #bus: EventBus<Topics>;
+  readonly #bus: PortableEventBus<Topics>;
 
   /** `over` makes a bus on any ring. */
   static async open<Topics extends object>(
     fleet: NatsFleet,
     ring: string,
-    over: (ring: EventRing) => EventBus<Topics>,
+    over: (ring: EventRing) => PortableEventBus<Topics>,
   ): Promise<NatsEventBus<Topics>> {
     if (fleet.closed) throw new ClosedError(`Fleet "${fleet.name}"`);
     const carrier = new NatsRing(fleet, checkRingName(ring));
     return new NatsEventBus(carrier, over(carrier));
   }
 
-  private constructor(ring: NatsRing, bus: EventBus<Topics>) {
+  private constructor(ring: NatsRing, bus: PortableEventBus<Topics>) {
     this.#ring = ring;
     this.#bus = bus;
     ring.onClose(() => this.close());
@@ -42,7 +41,7 @@ export class NatsEventBus<Topics extends object> implements PortableEventBus<Top
 
   /** As `EventBus.publish`; also throws `DISCONNECTED`: then nothing was published. */
   publish<T extends keyof Topics & string>(topic: T, payload: Topics[T], options?: PublishOptions): void {
-    this.#bus.publish(topic, payload, options);
+    void this.#bus.publish(topic, payload, options);
   }
 
   /** As `EventBus.subscribe`. Resolves when the server knows the subscription: every later event arrives. */
@@ -50,11 +49,11 @@ export class NatsEventBus<Topics extends object> implements PortableEventBus<Top
     filter: Filter<never>,
     options?: SubscribeOptions,
   ): Promise<PortableSubscription<BusEvent<Topics, T>>> {
-    const subscription = this.#bus.subscribe<T>(filter, options);
+    const subscription = await this.#bus.subscribe<T>(filter, options);
     try {
       await this.#ring.flush(KNOWN_MS);
     } catch (error) {
-      subscription.close();
+      await subscription.close();
       throw error;
     }
     return subscription;

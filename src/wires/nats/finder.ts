@@ -33,6 +33,15 @@ interface Look {
   settle(error: SlotbusError | null): void;
 }
 
+/** The server does not let a process subscribe to the subjects of its side. */
+export function refusedBy(who: "a client" | "a worker", name: string, cause: Error): SlotbusError {
+  const message = `The NATS server does not let this user be ${who} of bus "${name}": ${cause.message}.`;
+  return new SlotbusError("PERMISSION_DENIED", message, {
+    hint: "Give the user the permissions that docs/nats.md lists.",
+    cause,
+  });
+}
+
 /** The finder of one worker. */
 export class NatsFinder implements Finding {
   readonly #link: NatsLink;
@@ -102,7 +111,7 @@ export class NatsFinder implements Finding {
     const connection = await this.#link.enter();
     if (this.#isOver) return this.#link.leave();
     const callback = (error: Error | null, message: Msg): void => {
-      if (error) this.#settle(error instanceof SlotbusError ? error : this.#denied(error));
+      if (error) this.#settle(refusedBy("a worker", this.#options.name, error));
       else if (isUnheard(message)) this.#settle(this.#notFound());
       else this.#heard(utf8.decode(message.data.subarray(0, 65)));
     };
@@ -117,17 +126,6 @@ export class NatsFinder implements Finding {
       this.#ask();
     });
     this.#lookAgain();
-  }
-
-  #denied(cause: Error): SlotbusError {
-    return new SlotbusError(
-      "PERMISSION_DENIED",
-      `The NATS server refused a worker of bus "${this.#options.name}": ${cause.message}.`,
-      {
-        hint: "Allow the worker to subscribe to the subjects that docs/nats.md lists.",
-        cause,
-      },
-    );
   }
 
   #settle(error: SlotbusError | null): void {

@@ -2,17 +2,29 @@
 
 import { UnsupportedError } from "../../errors.ts";
 import type { NatsLink } from "../../nats/link.ts";
-import { BusSubjects } from "../../nats/subjects.ts";
+import { BusSubjects, makeId } from "../../nats/subjects.ts";
 import type { HeldName, WireModule } from "../module.ts";
 import { SocketClient } from "../socket/client.ts";
 import type { FinderEvents } from "../socket/finder.ts";
 import { type HandshakeEvents, Handshakes } from "../socket/handshakes.ts";
 import { SocketWorker } from "../socket/worker.ts";
-import { NatsFinder } from "./finder.ts";
+import { NatsFinder, refusedBy } from "./finder.ts";
 import { NatsListener, remotePeer } from "./listener.ts";
 
 /** Number of clients that a name has on one machine; the number of a client is random here. */
 const CLIENTS = 64;
+
+/** Whether this process may be a client: the server says so only when it refuses. @throws (rejects) `PERMISSION_DENIED` */
+async function checkClient(link: NatsLink, subjects: BusSubjects, name: string): Promise<void> {
+  let refusal: Error | null = null;
+  const callback = (error: Error | null): void => void (refusal ??= error);
+  const { connection } = link;
+  const subscription = connection.subscribe(subjects.client(makeId()), { callback });
+  await connection.flush().catch(() => {}); // the connection is lost: the bus waits for the next one
+  if (!refusal) return subscription.unsubscribe();
+  await link.leave();
+  throw refusedBy("a client", name, refusal);
+}
 
 /** Returns the wire over one connection. */
 export function natsWire(link: NatsLink): WireModule {
@@ -28,6 +40,7 @@ export function natsWire(link: NatsLink): WireModule {
         );
       }
       await link.enter();
+      await checkClient(link, new BusSubjects(link.prefix, name), name);
       const random = crypto.getRandomValues(new Uint32Array(1))[0]!;
       return { client: random % CLIENTS, release: () => void link.leave() };
     },
