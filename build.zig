@@ -12,7 +12,7 @@ const std = @import("std");
 
 const sources = [_][]const u8{
     "abi.c",         "directory.c", "name.c", "door.c",   "stats.c", "region.c", "attach.c", "stream.c", "wait.c", "slot_client.c",
-    "slot_worker.c", "serve.c", "service.c", "sessions.c", "lock.c", "ring.c", "lease.c", "fleet.c", "fleet_file.c",
+    "slot_worker.c", "serve.c", "service.c", "sessions.c", "stop.c", "lock.c", "ring.c", "lease.c", "fleet.c", "fleet_file.c",
 };
 
 const test_sources = [_][]const u8{
@@ -21,7 +21,7 @@ const test_sources = [_][]const u8{
     "name_test.c",   "door_test.c",
     "fleet_test.c",  "ring_test.c", "lease_test.c",  "serve_test.c",
     "service_test.c",
-    "members.c",   "assert_test.c", "sessions_test.c",
+    "members.c",   "assert_test.c", "sessions_test.c", "stop_test.c",
 };
 
 const flags = [_][]const u8{

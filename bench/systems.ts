@@ -180,9 +180,9 @@ export async function startSlotbus(workspace: Workspace, slots?: number, program
 }
 
 /** slotbus over a unix socket, as it runs where memory cannot be shared. */
-async function startSlotbusSocket(workspace: Workspace): Promise<Contestant> {
+export async function startSlotbusSocket(workspace: Workspace, payloadBytes?: number): Promise<Contestant> {
   const name = "bench-socket";
-  const bus = await SlotBus.create({ name, directory: workspace.path, via: socket() });
+  const bus = await SlotBus.create({ name, directory: workspace.path, payloadBytes, via: socket() });
   const worker = await workspace.start("slotbus-socket", name);
   await bus.ready();
   return {

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@ _Static_assert((int)SB_MEMBERS_MAX < (int)SB_LOCK_OWNER, "an owner's index + 1 f
 
 static const uint64_t JOIN_LOCK = (uint64_t)SB_FLEET_LOCKS + SB_MEMBERS_MAX;
 static const uint64_t JOIN_WAIT_NS = 2000000000u, JOIN_PAUSE_NS = 500000;
+static const uint64_t TURN_WAIT_NS = 500000000u;
 static const uint64_t NUMBERS = 1ULL << 53; /* a double is exact below it: epochs, tokens */
 static const uint64_t TOKENS = 1ULL << 32;  /* tokens reserved for one epoch */
 enum { JOIN_ATTEMPTS = 100 };
@@ -308,6 +310,20 @@ static int32_t build_file(struct sb_fleet *fleet, const char *temporary)
 	return error == 0 ? become_member(fleet) : error;
 }
 
+/* Waits until no other process makes a file in the directory. Otherwise processes that start at the
+ * same time would each allocate a file, and a small disk would not hold them. A process that is
+ * stopped while it makes a file costs the others the wait. Close the result to end the turn. */
+static int take_turn(int dir)
+{
+	int turn = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	uint64_t start = os_now_ns();
+	while (turn >= 0 && flock(turn, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+		if (elapsed_ns(os_now_ns(), start) > TURN_WAIT_NS) break;
+		nanosleep(&(struct timespec){ .tv_nsec = (long)JOIN_PAUSE_NS }, NULL);
+	}
+	return turn;
+}
+
 /* While we made our file, others may have made another one, given tokens and removed it. No token
  * of our file was given yet, because we hold its join lock. */
 static void raise_next_token(const struct sb_fleet *fleet)
@@ -368,6 +384,8 @@ static int32_t try_to_join(struct sb_fleet *fleet, const struct sb_fleet_header 
 	struct sb_fleet_header there;
 	uint64_t bytes = 0;
 	int32_t error = open_file(fleet->dir, file.text, true, &fleet->fd, &bytes);
+	int turn = error == -SB_ENOBUS && wanted != NULL ? take_turn(fleet->dir) : -1;
+	if (turn >= 0) error = open_file(fleet->dir, file.text, true, &fleet->fd, &bytes);
 	if (error == -SB_ENOBUS && wanted != NULL) {
 		error = make_file(fleet, wanted, -1, NULL);
 	} else if (error == 0) {
@@ -377,6 +395,7 @@ static int32_t try_to_join(struct sb_fleet *fleet, const struct sb_fleet_header 
 	}
 	if (error == 0) os_bytes_unlock(fleet->fd, JOIN_LOCK, 1);
 	else undo_join(fleet);
+	if (turn >= 0) close(turn);
 	return error;
 }
 

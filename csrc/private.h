@@ -306,6 +306,7 @@ struct file_name {
 
 int32_t fail_with(int32_t code, int number); /* stores both for this thread; returns the code */
 void *fail_null(int32_t code, int number);   /* the same for a function that returns a handle */
+int stop_descriptor(void); /* at its end when SIGTERM comes; -1: nobody waits, or it has come */
 int32_t stats_create(struct sb_client *client);
 void stats_unlink(struct sb_client *client, uint32_t index);
 int32_t stats_attach(struct sb_worker *observer, int fd);

@@ -220,7 +220,7 @@ static bool knocked(int door)
 int32_t sb_sessions_wait(struct sb_sessions *all, int32_t door, uint32_t timeout_ms,
                          int32_t can_take)
 {
-	struct pollfd fds[SB_CLIENTS_MAX + 1];
+	struct pollfd fds[SB_CLIENTS_MAX + 2];
 	uint32_t index[SB_CLIENTS_MAX];
 	nfds_t used = 0;
 	for (uint32_t i = 0; i < all->count; i++) {
@@ -228,11 +228,13 @@ int32_t sb_sessions_wait(struct sb_sessions *all, int32_t door, uint32_t timeout
 		index[used] = i;
 		fds[used++] = (struct pollfd){ .fd = all->of[i]->fd, .events = POLLIN };
 	}
-	if (used == 1 && door < 0 && can_take)
+	int stop = stop_descriptor();
+	if (used == 1 && door < 0 && stop < 0 && can_take)
 		return wait_alone(all->of[index[0]], index[0], timeout_ms);
 	fds[used] = (struct pollfd){ .fd = door, .events = POLLIN }; /* below 0: poll ignores it */
+	fds[used + 1] = (struct pollfd){ .fd = stop, .events = POLLIN };
 	if (park_all(all, can_take != 0) == 0) return 0;
-	(void)poll(fds, used + 1, timeout_ms > INT32_MAX ? -1 : (int)timeout_ms);
+	(void)poll(fds, used + 2, timeout_ms > INT32_MAX ? -1 : (int)timeout_ms);
 	sb_sessions_unpark(all);
 	for (nfds_t i = 0; i < used; i++)
 		if (fds[i].revents != 0 && worker_drains(all->of[index[i]]) != 0)

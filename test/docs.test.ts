@@ -106,6 +106,7 @@ test("every TypeScript block of the README is part of an example that examples.t
 test("complete programs of the other pages are examples that examples.test.ts runs", () => {
   expect(blocks("docs/stdio.md", "ts")).toContain(read("examples/mcp.ts"));
   expect(blocks("docs/events.md", "ts")[0]).toBe(read("examples/events.ts"));
+  expect(blocks("docs/hub-websockets.md", "ts")[0]).toBe(read("examples/hub-chat.ts"));
   expect(blocks("docs/claims.md", "ts")[0]).toBe(read("examples/claim.ts"));
 });
 

@@ -84,3 +84,27 @@ test("a missing name is not printed as undefined, and the error names SLOTBUS_NA
   const error = await rejection(HubWorker.start({ name: "a b", routes: {} }));
   expect(error.message).toStartWith('"a b" is not a valid worker name.');
 });
+
+test("a message ends with the standard error of the process, from its last error on", () => {
+  const report = {
+    worker: 0,
+    life: 1,
+    pid: 7,
+    exitCode: 1,
+    signal: null,
+    uptimeMs: 20,
+    oomKills: null,
+    how: "itself",
+  } as const;
+  const message = (stderrTail: string): string =>
+    new errors.WorkerStartError("a", 0, "ended before it was ready", { ...report, stderrTail }, { hint: "Do this." })
+      .message;
+  const start = 'Worker 0 of pool "a" ended before it was ready: it exited with code 1 after 20 ms. Do this.';
+  expect(message("")).toBe(start);
+  expect(message("one\ntwo\n")).toBe(`${start}\nIts standard error ended with:\none\ntwo`);
+  expect(message("x".repeat(2_000))).toBe(`${start}\nIts standard error ended with:\n${"x".repeat(512)}`);
+  const stack = Array.from({ length: 40 }, (_, n) => `      at call (/file-${n}.ts:1:1)`).join("\n");
+  expect(message(`noise\nerror: The name is missing.\n${stack}\n`)).toStartWith(
+    `${start}\nIts standard error ended with:\nerror: The name is missing.\n      at call`,
+  );
+});

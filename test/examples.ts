@@ -11,6 +11,7 @@ export const shows: Record<string, RegExp[]> = {
   "leader.ts": [/(\d+) was killed; (?!\1 )\d+ leads with a higher token/],
   "jobs.ts": [/^3 workers did 4 jobs: invoice-1, invoice-2, invoice-3, invoice-4$/m],
   "http-hub.ts": [/^\/users\/7: 200 \{"id":"7"\}$/m, /^\/pages\/hello: 200 hello, hello$/m],
+  "hub-chat.ts": [/^ada: hello\nthe chat closes$/m],
   "stdio.ts": [
     /^mean 3$/m,
     /primes so far \[ ?2, 3, 5, 7 ?\]/,

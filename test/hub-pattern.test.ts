@@ -13,7 +13,7 @@ function table(...routes: string[]): RouteTable<string> {
   return new RouteTable(
     routes.map((text) => {
       const [method, path] = text.split(" ");
-      return { method: method as Method, pattern: parsePattern(path), sse: false, limits, owner: text };
+      return { method: method as Method, pattern: parsePattern(path), sse: false, ws: false, limits, owner: text };
     }),
   );
 }
@@ -119,7 +119,7 @@ describe("routing", () => {
     expect(found(all, "HEAD", "/b")).toEqual({ "": "GET /b" }); // the HEAD route has another owner
     expect(found(all, "HEAD", "/c")).toEqual({ "": "HEAD /c" });
     const both = (["GET", "HEAD"] as const).map((method) => {
-      return { method, pattern: parsePattern("/x"), sse: false, limits, owner: "one" };
+      return { method, pattern: parsePattern("/x"), sse: false, ws: false, limits, owner: "one" };
     });
     expect(new RouteTable(both).find("HEAD", "/x")!.route.method).toBe("HEAD");
     expect(found(all, "PUT", "/a")).toBeNull();

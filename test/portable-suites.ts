@@ -7,6 +7,8 @@ const BLOCKS = "requestSync and serveSync need shared memory";
 const LENDS = "a view of shared memory";
 const PROOF = "shared memory shows whether a worker has claimed a request; frames do not";
 const ROOM = "counts the bytes of a ring";
+const RAW = "its worker is made of the C library; test/socket.test.ts breaks the rules of frames";
+const WAITS = "waits for the worker without the event loop";
 const PROC = "reads /proc, which only Linux has";
 const OWNER = "without the library, the process id in a lock file is believed";
 const FILES = "names over NATS have no files and no owner";
@@ -35,11 +37,44 @@ export const portable: Left = {
   ],
   contract: [["an endless handler runs ahead", ROOM]],
   fetch: [],
+  stream: [
+    ["request, borrow and fetch take it whole", LENDS],
+    ["goes to another worker with its whole body when its worker ends", PROOF],
+    ["a source that aborts its own request writes nothing", WAITS],
+    ["touches only its rings' shared memory", ROOM],
+    ["a blocking request refuses", BLOCKS],
+    ["a worker that breaks the rules of a stream", RAW],
+  ],
+  worker: [
+    ["a view that outlives its request crashes nothing", LENDS],
+    ["serveSync", BLOCKS],
+    ["a blocking worker with reconnect", BLOCKS],
+  ],
+  request: [["`aborted` is true in a handler that blocks", BLOCKS]],
+  response: [
+    ["loans", LENDS],
+    ["views that outlive their loan", LENDS],
+  ],
+  body: [
+    ["a blocking worker's handler keeps its bodies", BLOCKS],
+    ["that was released before it is sent", LENDS],
+  ],
+  settle: [
+    ["whose answer begins in the batch that evicts its worker", RAW],
+    ["of two workers that break the protocol in one batch", RAW],
+    ["a request that is still pending after its worker's end", RAW],
+    ["a worker that overwrites its region leaves no caller waiting", RAW],
+    ["a worker's unclaimed requests", PROOF],
+    ["a caller that aborts before its request is claimed", RAW],
+    ["makes a blocking request", BLOCKS],
+    ["the body of a borrow that streamed", LENDS],
+  ],
 };
 
 /** For NATS. */
 export const remote: Left = {
-  ...portable,
+  contract: portable["contract"]!,
+  fetch: portable["fetch"]!,
   bus: [
     ...portable["bus"]!,
     ["a second client on a live name is refused", FILES],

@@ -1,44 +1,26 @@
 /** The programs of docs/recipes.md, run as they stand there. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import manifest from "../package.json";
-import { blocksOf, commandsOf, fileOf, root } from "./docs-blocks.ts";
-import { Program } from "./program.ts";
+import sharp from "sharp";
+import { commandsOf } from "./docs-blocks.ts";
+import type { Program } from "./program.ts";
+import { blocks, Recipes, shownOf } from "./recipes.ts";
 import { until } from "./wait.ts";
 
-const blocks = blocksOf("docs/recipes.md");
 const [runWriter = "", runServer = ""] = blocks.filter(({ language }) => language === "sh").flatMap(commandsOf);
 /** Longest wait for a state, in ms: other tests may use the processors. */
 const PATIENCE_MS = 30_000;
 
-let folder = "";
+let recipes: Recipes;
 beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), "slotbus-recipes-"));
-  const modules = join(folder, "node_modules");
-  mkdirSync(join(folder, "run"), { mode: 0o700 });
-  mkdirSync(join(modules, ".bin"), { recursive: true });
-  symlinkSync(root, join(modules, "slotbus"));
-  for (const name of ["hono", "zod", "@opentelemetry", "@modelcontextprotocol"])
-    symlinkSync(join(root, "node_modules", name), join(modules, name));
-  symlinkSync(join(root, manifest.bin.slotbus), join(modules, ".bin/slotbus"));
-  for (const block of blocks.filter(({ language }) => language === "ts"))
-    writeFileSync(join(folder, fileOf(block)!), block.code);
+  recipes = new Recipes();
 });
-afterAll(() => rmSync(folder, { recursive: true }));
+afterAll(() => recipes[Symbol.dispose]());
+const start: Recipes["start"] = (command, env) => recipes.start(command, env);
 
 function freePort(): string {
   using server = Bun.serve({ port: 0, fetch: () => new Response() });
   return `${server.port}`;
-}
-
-/** Starts a command in the folder of the recipes. */
-function start(command: string, env: Record<string, string> = {}): Program {
-  const path = [join(folder, "node_modules/.bin"), join(root, "node_modules/.bin"), process.env["PATH"]].join(":");
-  const all = { PATH: path, SLOTBUS_DIR: join(folder, "run"), DB: join(folder, "shop.db"), ...env };
-  return new Program(["sh", "-c", `cd ${folder} && exec ${command}`], all);
 }
 
 async function end(program: Program): Promise<void> {
@@ -135,8 +117,57 @@ test("servers write through one SQLite process, and no write is lost when it is 
 test("Hono's typed client calls an app in a worker", async () => {
   await using program = start("bun rpc-main.ts");
   expect(await program.process.exited).toBe(0);
-  const block = blocks.find((one) => fileOf(one) === "rpc-main.ts")!;
-  expect(`${program.lines.join("\n")}\n`).toBe(block.output!);
+  expect(`${program.lines.join("\n")}\n`).toBe(shownOf("rpc-main.ts"));
+}, 60_000);
+
+test("a tRPC client calls a router in a worker: batches, streams, errors, and a crash that costs one call", async () => {
+  await using program = start("bun trpc-main.ts");
+  expect(await program.process.exited).toBe(0);
+  expect(`${program.lines.join("\n")}\n`).toBe(shownOf("trpc-main.ts"));
+}, 60_000);
+
+/** A picture of one colour, `width` by three quarters of it. */
+function picture(width: number): Promise<Buffer> {
+  const create = { width, height: (width * 3) / 4, channels: 3, background: "teal" } as const;
+  return sharp({ create }).jpeg().toBuffer();
+}
+
+test("pictures are resized in another process; bad ones, huge ones and a bad width get an answer", async () => {
+  const port = freePort();
+  await using server = start("bun image-server.ts", { PORT: port });
+  await server.line("listens", PATIENCE_MS);
+  const post = (body: Uint8Array<ArrayBuffer> | string, query = ""): Promise<Response> =>
+    get(`http://localhost:${port}/thumbnail${query}`, { method: "POST", body });
+  const small = await post(new Uint8Array(await picture(1200)), "?width=300");
+  expect([small.status, small.headers.get("content-type")]).toEqual([200, "image/webp"]);
+  expect(await sharp(await small.bytes()).metadata()).toMatchObject({ format: "webp", width: 300, height: 225 });
+  const bad = await post("not a picture");
+  expect([bad.status, await bad.text()]).toEqual([422, "Input buffer contains unsupported image format"]);
+  const huge = await post(new Uint8Array(await picture(10_000)));
+  expect([huge.status, await huge.text()]).toEqual([422, "Input image exceeds pixel limit"]);
+  expect((await post("", "?width=1e9")).status).toBe(400);
+  expect((await post(new Uint8Array(21 * 1024 ** 2))).status).toBe(413);
+  const all = await Promise.all(Array.from({ length: 20 }, async () => post(new Uint8Array(await picture(400)))));
+  expect(new Set(all.map(({ status }) => status))).toEqual(new Set([200]));
+  await end(server);
+}, 60_000);
+
+test("a model in Python responds to a web server, also after one of its processes was killed", async () => {
+  const port = freePort();
+  await using server = start("bun model-server.ts", { PORT: port });
+  await server.line("listens", PATIENCE_MS);
+  const post = (body: string): Promise<Response> => get(`http://localhost:${port}/classify`, { method: "POST", body });
+  const call = blocks.find(({ code }) => code.includes("/classify") && code.startsWith("curl"))!;
+  const [, text = ""] = /"(.*?)"/.exec(call.code)!;
+  expect(`${await (await post(text)).text()}\n`).toBe(call.output!);
+  expect(await (await post("broken again")).json()).toMatchObject({ label: "complaint" });
+  const children = await Bun.$`ps -o pid=,args= --ppid ${server.process.pid}`.text();
+  const models = children.split("\n").filter((line) => line.includes("model.py"));
+  expect(models).toHaveLength(2);
+  process.kill(Number.parseInt(models[0]!), "SIGKILL");
+  const answers = await Promise.all(Array.from({ length: 20 }, () => post(text)));
+  expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
+  await end(server);
 }, 60_000);
 
 test("tokens arrive as they are made, and the model ends when the browser leaves", async () => {
@@ -198,7 +229,7 @@ test("an HTTP request, its request on the bus, the handler and the work in it ar
 test("an MCP host calls tools of two servers, and a tool that hangs or crashes costs one call", async () => {
   await using program = start("bun mcp-host.ts");
   expect([program.errors, await program.process.exited]).toEqual([[], 0]);
-  expect(`${program.lines.join("\n")}\n`).toBe(blocks.find((one) => fileOf(one) === "mcp-host.ts")!.output!);
+  expect(`${program.lines.join("\n")}\n`).toBe(shownOf("mcp-host.ts"));
 }, 60_000);
 
 /** Programs of the guides, and the program after which the page shows their output. */
@@ -214,7 +245,7 @@ test.each(guides)(
   async (file, shown) => {
     await using program = start(`bun ${file}`);
     expect([program.errors, await program.process.exited]).toEqual([[], 0]);
-    expect(`${program.lines.join("\n")}\n`).toBe(blocks.find((block) => fileOf(block) === shown)!.output!);
+    expect(`${program.lines.join("\n")}\n`).toBe(shownOf(shown));
   },
   60_000,
 );

@@ -8,7 +8,7 @@ import { dirname, join } from "node:path";
 import type * as B from "slotbus";
 import { SlotBus, SlotWorker } from "slotbus";
 import type * as H from "slotbus/hub";
-import { Hub, type HubEmitter, type HubRequest, HubWorker, type limit, sse } from "slotbus/hub";
+import { Hub, type HubEmitter, type HubRequest, HubWorker, type limit, sse, type ws } from "slotbus/hub";
 import type { nats, NatsOptions, NatsVia } from "slotbus/nats";
 import type { instrument, InstrumentOptions } from "slotbus/otel";
 import { Pool, type PoolEvents, type PoolStats, type RunName, type StreamName, task, type Task } from "slotbus/pool";
@@ -83,6 +83,9 @@ export type OfPool = [
   Expect<Equal<Pick<Task, "signal" | "deadline">, { readonly signal: AbortSignal; readonly deadline: number }>>,
 ];
 
+type Message = string | Uint8Array;
+type ForTopic = (topic: string) => void;
+type OfTopic = (id: string, topic: string) => Promise<void>;
 type Refused = { readonly name: string; readonly pid: number | null };
 type Named = { readonly id: string; readonly method: string; readonly path: string };
 
@@ -90,7 +93,8 @@ export type OfHub = [
   Expect<Equal<typeof Hub.start, (options?: H.HubOptions) => Promise<Hub>>>,
   Expect<Getters<Hub, "options", H.ResolvedHubOptions>>,
   Expect<Getters<Hub, "name", string>>,
-  Expect<Getters<Hub, "clients", number>>,
+  Expect<Getters<Hub, "clients" | "sockets", number>>,
+  Expect<Getters<Hub, "websocket", Bun.WebSocketHandler<unknown>>>,
   Expect<Getters<Hub, "url" | "controlUrl", URL | null>>,
   Expect<Getters<Hub, "fetch", FetchOfHub>>,
   Expect<Equal<Pick<Hub, "closed" | "drain" | "close">, Pick<SlotBus, "closed" | "drain" | "close">>>,
@@ -102,7 +106,8 @@ export type OfHub = [
   Expect<Equal<Pick<H.HubRequestInfo, "id" | "method" | "path">, Named>>,
   Expect<Equal<Pick<H.HubRequestInfo, "status" | "ms">, { readonly status: number; readonly ms: number }>>,
   Expect<Equal<[H.HubRequestInfo["bytes"], H.HubRequestInfo["worker" | "address"]], [number | null, string | null]>>,
-  Expect<Equal<keyof H.HubEvents, "joined" | "left" | "died" | "refused" | "request">>,
+  Expect<Equal<H.HubEvents["messageLost"], [message: H.HubMessageInfo]>>,
+  Expect<Equal<keyof H.HubEvents, "joined" | "left" | "died" | "refused" | "request" | "messageLost">>,
   Expect<Equal<typeof HubWorker.start, <Of extends string>(options: H.HubWorkerOptions<Of>) => Promise<HubWorker>>>,
   Expect<Getters<HubWorker, "name" | "hub", string>>,
   Expect<Getters<HubWorker, "connected" | "closed", boolean>>,
@@ -114,6 +119,22 @@ export type OfHub = [
   Expect<Equal<H.HubWorkerEvents["retry"], [reason: Error, waitMs: number]>>,
   Expect<Equal<H.HubWorkerEvents["handlerError"], [error: unknown, request: Failed]>>,
   Expect<Equal<keyof H.HubWorkerEvents, "connected" | "disconnected" | "retry" | "handlerError">>,
+  Expect<Getters<HubWorker, "sockets", H.HubSockets>>,
+  Expect<Equal<typeof ws, <Of extends string = string>(handlers: H.SocketHandlers<Of>) => H.SocketRoute>>,
+  Expect<Getters<H.SocketRoute, "handlers", H.SocketHandlers>>,
+  Expect<Getters<H.HubSocket, "id", string>>,
+  Expect<Getters<H.HubSocket<"/a/:id">, "params", Readonly<Record<"id", string>>>>,
+  Expect<Equal<Pick<H.HubSocket, "data" | "protocol">, { data: unknown; protocol: string }>>,
+  Expect<Equal<H.HubSocket["send"], (message: Message) => void>>,
+  Expect<Equal<H.HubSocket["publish"], (topic: string, message: Message) => void>>,
+  Expect<Equal<H.HubSocket["subscribe"], ForTopic>>,
+  Expect<Equal<H.HubSocket["unsubscribe"], ForTopic>>,
+  Expect<Equal<H.HubSocket["close"], (code?: number, reason?: string) => void>>,
+  Expect<Equal<H.HubSockets["send"], (id: string, message: Message) => Promise<void>>>,
+  Expect<Equal<H.HubSockets["publish"], (topic: string, message: Message) => Promise<void>>>,
+  Expect<Equal<H.HubSockets["subscribe"], OfTopic>>,
+  Expect<Equal<H.HubSockets["unsubscribe"], OfTopic>>,
+  Expect<Equal<H.HubSockets["close"], (id: string, code?: number, reason?: string) => Promise<void>>>,
   Expect<Getters<HubRequest, "raw", B.WorkerRequest>>,
   Expect<Getters<HubRequest, "method" | "path" | "pattern" | "id", string>>,
   Expect<Getters<HubRequest, "traceparent", string | null>>,

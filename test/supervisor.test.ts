@@ -280,7 +280,7 @@ describe("a start that fails", () => {
     const opened = Promise.withResolvers<LineLink>();
     let process: ConstructorParameters<typeof LineLink>[0];
     const late = { ...lines, open: (given: typeof process) => ((process = given), opened.promise) };
-    await rejection(Supervisor.start(script(echo, { startupTimeout: 50, stop: quick }), late));
+    await rejection(Supervisor.start(script(echo, { startupTimeout: 500, stop: quick }), late));
     const link = new LineLink(process!);
     opened.resolve(link);
     await until(() => link.report !== null, "its report");

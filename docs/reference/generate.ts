@@ -23,7 +23,8 @@ export interface Reflection {
   readonly signatures?: readonly Reflection[];
 }
 
-function run(command: readonly string[], cwd: string): void {
+/** Runs a command in a folder; throws with its output if it fails. */
+export function run(command: readonly string[], cwd: string): void {
   const path = `${root}/node_modules/.bin:${process.env["PATH"]}`;
   const child = Bun.spawnSync([...command], {
     cwd,
@@ -74,15 +75,17 @@ function nameModules(): string[] {
   });
 }
 
-function isInstalled(): boolean {
-  return Bun.spawnSync(["npm", "ls", "--silent"], { cwd: import.meta.dir }).success;
+/** Installs the packages of a folder's lock file, unless they are there. */
+export function installPackages(folder: string): void {
+  if (Bun.spawnSync(["npm", "ls", "--silent"], { cwd: folder }).success) return;
+  run(["npm", "ci", "--loglevel=error", "--prefer-offline"], folder);
 }
 
 /** Makes the pages; throws with the list of what has no doc comment. Returns what TypeDoc found. */
 export function makeReference(): Reflection {
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
-  if (!isInstalled()) run(["npm", "ci", "--loglevel=error", "--prefer-offline"], import.meta.dir);
+  installPackages(import.meta.dir);
   declare();
   writeFileSync(
     join(out, "tsconfig.typedoc.json"),
@@ -108,7 +111,8 @@ export function makeReference(): Reflection {
       tsconfig: join(out, "tsconfig.typedoc.json"),
       out: join(out, "html"),
       json: join(out, "reference.json"),
-      readme: join(root, "README.md"),
+      readme: "none",
+      favicon: join(root, "docs/site/icon.svg"),
       blockTags: ["@cure", "@module", "@param", "@returns", "@throws", "@template"],
       validation: { notExported: false, invalidLink: false, rewrittenLink: false },
       disableSources: true,

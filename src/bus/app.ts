@@ -10,6 +10,12 @@ export interface ClientAddress {
   readonly port: number;
 }
 
+/** Options of `upgrade`: the data of the connection, and headers of the response. */
+export interface UpgradeOptions {
+  readonly data?: unknown;
+  readonly headers?: ConstructorParameters<typeof Headers>[0];
+}
+
 /** Second argument of an app's `fetch`: the part of Bun's `Server` that works behind the bus. The other methods throw. */
 export interface AppServer {
   /** Returns the address of the HTTP client; `null` without a hub, and for a request other than the one passed to `fetch`. */
@@ -20,7 +26,8 @@ const absent = (name: string, hint: string) => (): never => {
   throw new InvalidConfigError(`server.${name}() is not available to an app behind the bus.`, { hint });
 };
 
-const EVENTS = "Use server-sent events: `sse()` as a route of `HubWorker`, or a response whose body streams.";
+const EVENTS =
+  "Mount the app in a `HubWorker` with its handlers, { fetch: app.fetch, websocket }, or use server-sent events or `ws()`.";
 
 /** Shared by all apps, because Elysia never releases it. Methods that only tune a server do nothing. */
 export class MountedServer implements AppServer {
@@ -30,15 +37,22 @@ export class MountedServer implements AppServer {
   readonly stop = async (): Promise<void> => {}; // Elysia calls it when the app ends; the worker ends by itself
   readonly ref = (): void => {};
   readonly unref = (): void => {};
-  readonly upgrade = absent("upgrade", EVENTS);
+  readonly upgrade: (request: Request, options?: UpgradeOptions) => boolean;
   readonly publish = absent("publish", EVENTS);
   readonly subscriberCount = absent("subscriberCount", EVENTS);
   readonly fetch = absent("fetch", "Call the `fetch` of the app or of the bus.");
 
   readonly #knowsClients: boolean;
 
-  /** Without `requestIP`, the method returns `null` for each request. */
-  constructor(requestIP?: (request: Request) => ClientAddress | null) {
+  /**
+   * Without `requestIP`, the method returns `null` for each request. `upgrade` returns whether the request is the handshake of a
+   * WebSocket; without it, and for other requests, the method throws.
+   */
+  constructor(
+    requestIP?: (request: Request) => ClientAddress | null,
+    upgrade?: (request: Request, options: UpgradeOptions) => boolean,
+  ) {
+    this.upgrade = (request, options = {}) => upgrade?.(request, options) || absent("upgrade", EVENTS)();
     this.#knowsClients = requestIP !== undefined;
     this.requestIP = requestIP ?? (() => null);
   }

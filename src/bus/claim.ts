@@ -289,6 +289,14 @@ export class Claim {
     this.detachViews();
   }
 
+  /** Returns bytes that {@link settle} does not detach: `bytes`, moved or copied if they may be in a view of this claim. */
+  outlive(bytes: Uint8Array): Uint8Array {
+    const { byteOffset, length } = bytes;
+    const { reserved } = this;
+    if (reserved?.buffer === bytes.buffer) return new Uint8Array(reserved.buffer.transfer(), byteOffset, length);
+    return this.#loans ? bytes.slice() : bytes;
+  }
+
   /** Detaches all lent views. */
   detachViews(): void {
     if (this.#loans) for (const loan of this.#loans) loan.release();

@@ -56,9 +56,9 @@ export class Receiver implements Arrivals {
     this.wire.listen();
   }
 
-  /** Handles requests in a blocking loop, until `isOver` returns `true`. */
-  serveSync(handler: SyncHandler, isOver: () => boolean): void {
-    this.wire.block((request) => this.#handleSync(request, handler), isOver);
+  /** Handles requests in a blocking loop: see `block` of {@link WorkerWire}. */
+  serveSync(handler: SyncHandler, isOver: () => boolean, isStopping: () => boolean): void {
+    this.wire.block((request) => this.#handleSync(request, handler), isOver, isStopping);
   }
 
   // ---- reports of the wire --------------------------------------------------------------------------------------------

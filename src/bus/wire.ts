@@ -198,8 +198,11 @@ export interface WorkerWire {
   open(waitMs: number, tried?: () => void): Promise<void>;
   /** Takes requests from the event loop from now on. */
   listen(): void;
-  /** Blocks the thread and passes each request to `handle`, until `isOver` returns `true` or the client has ended for good. */
-  block(handle: (request: WorkerRequest) => void, isOver: () => boolean): void;
+  /**
+   * Blocks the thread and passes each request to `handle`, until `isOver` returns `true` or the client has ended for good. When
+   * `isStopping` returns `true` and no response is deferred, drains and returns.
+   */
+  block(handle: (request: WorkerRequest) => void, isOver: () => boolean, isStopping: () => boolean): void;
   /** Tells the client to send no new requests, and takes the requests that it sent before. */
   drain(): void;
   /** Says goodbye and detaches. Requests without a response are aborted with `reason`. */

@@ -216,7 +216,7 @@ async function roundTrip(directory: string): Promise<string> {
     ended.catch(() => {});
     const times = await Promise.race([measure(bus), ended]);
     const at = (part: number): string => microseconds(times[Math.floor(times.length * part)]! * 1_000);
-    return `p50 ${at(0.5)}, p99 ${at(0.99)}: ${ROUND_TRIPS} requests of 64 B to another process`;
+    return `p50 ${at(0.5)}, p99 ${at(0.99)}: ${ROUND_TRIPS} requests of 64 B to another process; measure with slotbus bench`;
   } finally {
     child.kill();
     await child.exited;

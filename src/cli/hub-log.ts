@@ -14,6 +14,14 @@ export function logHub(log: Log, hub: Hub, level: HubLogLevel): void {
     hub.on("died", ({ name, pid }, reason) =>
       log.write("warn", "died", { worker: name, pid, reason }, `worker ${name} (pid ${pid}) ${reason}`),
     );
+    hub.on("messageLost", ({ worker, connection, path, reason }) =>
+      log.write(
+        "warn",
+        "messageLost",
+        { worker, connection, path, reason },
+        `worker ${worker} lost a message of ${path} (${connection}): ${reason}`,
+      ),
+    );
     hub.on("refused", ({ name, pid }, reason) =>
       log.write(
         "warn",

@@ -1,7 +1,7 @@
 /** `slotbus hub --processes`: starts hub processes that share a port, and keeps them running. */
 
 import { ClosedError } from "../errors.ts";
-import { describeExit } from "../errors/exit.ts";
+import { describeExit, endOfOutput } from "../errors/exit.ts";
 import type { HubOptions } from "../hub/index.ts";
 import { hubOptions } from "../hub/options.ts";
 import { notifyManager } from "../native/notify.ts";
@@ -94,7 +94,9 @@ export async function runProcesses(
     const why = await end;
     notifyManager("STOPPING=1");
     if (why instanceof Error)
-      throw new CommandError(`All processes of hub "${name}" end too often. The last one ${describeExit(why.report)}.`);
+      throw new CommandError(
+        `All processes of hub "${name}" end too often. The last one ${describeExit(why.report)}.${endOfOutput(why.report)}`,
+      );
   } catch (error) {
     process.exitCode = EXIT.failed;
     throw error;

@@ -6,7 +6,7 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { MAX_TIMER_MS, systemClock } from "../clock.ts";
 import { ClosedError } from "../errors.ts";
-import { describeExit } from "../errors/exit.ts";
+import { describeExit, endOfOutput } from "../errors/exit.ts";
 import { notifyManager } from "../native/notify.ts";
 import { RUN_VARIABLE } from "../runner.ts";
 import { flag, integer, optional } from "../options.ts";
@@ -122,7 +122,9 @@ async function runWorkers(given: string, args: readonly string[], flags: Flags):
     notifyManager("STOPPING=1");
     if (why instanceof Error) {
       const last = describeExit(why.report);
-      throw new CommandError(`All workers of ${pool.name} end too often. The last one ${last}.`);
+      throw new CommandError(
+        `All workers of ${pool.name} end too often. The last one ${last}.${endOfOutput(why.report)}`,
+      );
     }
     log.write("info", "ending", { why });
   } catch (error) {

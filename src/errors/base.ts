@@ -11,6 +11,8 @@ export interface ErrorDetails {
   /** Whether a handler may have run for this request. Default `false`: no handler ran. */
   mayHaveExecuted?: boolean;
   cause?: unknown;
+  /** @internal What a process has written, to append to the message. */
+  output?: string;
 }
 
 /** Base class of all slotbus errors; `code` identifies the kind of error in logs. */
@@ -23,7 +25,7 @@ export class SlotbusError extends Error {
   readonly mayHaveExecuted: boolean;
 
   constructor(code: string, message: string, details: ErrorDetails = {}) {
-    super(details.hint ? `${message} ${details.hint}` : message, { cause: details.cause });
+    super((details.hint ? `${message} ${details.hint}` : message) + (details.output ?? ""), { cause: details.cause });
     this.name = new.target.name;
     this.code = code;
     this.hint = details.hint;

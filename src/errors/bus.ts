@@ -1,7 +1,7 @@
 /** Errors of the bus, its workers and typed calls; other parts throw some of them too. */
 
 import { asGiven, define, type ErrorDetails, inMs, SlotbusError } from "./base.ts";
-import { describeExit, type ExitReport } from "./exit.ts";
+import { describeExit, endOfOutput, type ExitReport } from "./exit.ts";
 
 /**
  * An option or argument is outside its documented range.
@@ -28,7 +28,7 @@ function describeConflict(name: string, owner: string, isOurs: boolean, conflict
     ];
   }
   return [
-    `A bus or hub named "${name}" is already running${owner}.`,
+    `A bus, hub or pool named "${name}" is already running${owner}.`,
     isOurs ? "Close it first, or choose another name." : "Choose another name, or stop that process.",
   ];
 }
@@ -156,7 +156,7 @@ export class NotReadyError extends define(
       message: `Bus "${name}" has ${attached} of ${wanted} workers after ${inMs(timeoutMs)}.${reasons}`,
       hint: lastFailure
         ? "The last worker process failed: see `cause`."
-        : "Start workers with SlotWorker.open, with the same name and directory, or raise `timeout`.",
+        : `Start workers in the same directory (\`slotbus run worker.ts --name ${name}\`, or SlotWorker.open), or raise \`timeout\`.`,
       retryable: true,
       cause: lastFailure ?? undefined,
       fields: {
@@ -208,6 +208,7 @@ export class WorkerDiedError extends define(
       hint: mayHaveExecuted
         ? "The handler may have run. Retry only requests that are safe to run twice (`idempotent: true`)."
         : "The handler did not run.",
+      output: report ? endOfOutput(report) : "",
       retryable: !mayHaveExecuted,
       mayHaveExecuted,
       fields: {

@@ -26,14 +26,27 @@ export interface ExitReport {
   readonly stderrTail: string;
 }
 
-/** Returns `"exited with code 3 after 120 ms"`, then `during`, then the end of its standard error. */
+/** Length of the standard error in a message, in characters. */
+const TAIL = 512;
+/** Begin of a stack trace of Bun or Node that may be longer than {@link TAIL}. */
+const ERROR_LINE = /^(?:error|\w*Error): /gm;
+
+/** Returns `"exited with code 3 after 120 ms"`, then `during`. */
 export function describeExit(report: ExitReport, during = ""): string {
-  const { exitCode, signal, uptimeMs, oomKills, how: by, stderrTail } = report;
+  const { exitCode, signal, uptimeMs, oomKills, how: by } = report;
   const how = signal ? `was killed by ${signal}` : exitCode === null ? "did not end" : `exited with code ${exitCode}`;
-  const tail = stderrTail.trimEnd().slice(-512).trimStart();
   const isKill = signal === "SIGKILL" && by === "itself" && oomKills;
   const kernel = isKill
     ? `; meanwhile the out-of-memory killer killed ${oomKills} process${oomKills === 1 ? "" : "es"} of this cgroup`
     : "";
-  return `${how} after ${inMs(uptimeMs)}${during}${kernel}${tail && `; its standard error ends with:\n${tail}\n`}`;
+  return `${how} after ${inMs(uptimeMs)}${during}${kernel}`;
+}
+
+/** Returns the end of the standard error of a process, to append to a message. An error that a long stack follows is its begin. */
+export function endOfOutput({ stderrTail }: ExitReport): string {
+  const text = stderrTail.trimEnd();
+  const error = [...text.matchAll(ERROR_LINE)].at(-1)?.index ?? text.length;
+  const start = Math.min(error, Math.max(0, text.length - TAIL));
+  const end = text.slice(start, start + TAIL).trim();
+  return end && `\nIts standard error ended with:\n${end}`;
 }

@@ -3,7 +3,7 @@
 import { define, inMs } from "./base.ts";
 
 /**
- * There is no fleet with this name, or it has no living member.
+ * There is no fleet with this name in the directory.
  * @cure Join instead of observing, or use the directory that its members use.
  */
 export class FleetNotFoundError extends define("FLEET_NOT_FOUND", (name: string, directory: string) => ({

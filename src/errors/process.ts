@@ -1,7 +1,7 @@
 /** Errors of hubs, worker processes and the stdio bus. */
 
 import { asGiven, define, type ErrorDetails } from "./base.ts";
-import { describeExit, type ExitReport } from "./exit.ts";
+import { describeExit, endOfOutput, type ExitReport } from "./exit.ts";
 
 /**
  * A hub rejected a worker's call, or does not answer.
@@ -40,6 +40,7 @@ export class WorkerStartError extends define(
     return {
       ...details,
       message: `Worker ${worker} of pool "${pool}" ${why}${ended}.`,
+      output: report ? endOfOutput(report) : "",
       fields: {
         worker,
         /** How its process ended; `null`: no process was started. */
@@ -64,6 +65,7 @@ export class WorkerFailedError extends define(
       hint: isGivenUp
         ? "Fix the program, then call `resize` with the current size to start the worker again."
         : "Fix the program. The worker is retried after growing delays; call `resize` to retry at once.",
+      output: endOfOutput(report),
       retryable: !isGivenUp,
       fields: { worker: report.worker, report },
     };

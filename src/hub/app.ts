@@ -1,28 +1,54 @@
 /** Apps (Hono, Elysia) mounted in a hub worker: they get requests as the client sent them, and the client's address. */
 
-import { type ClientAddress, MountedServer } from "../bus/app.ts";
+import { type ClientAddress, MountedServer, type UpgradeOptions } from "../bus/app.ts";
 import { toWebRequest } from "../bus/fetch.ts";
 import type { HeaderList } from "../bus/headers.ts";
-import type { FetchHandler, Handler } from "../bus/request.ts";
+import type { FetchHandler, Handler, WorkerRequest } from "../bus/request.ts";
 import { addressIn, firstOf } from "./forwarded.ts";
 
 /** Headers that the hub added to the requests of apps. */
 const words = new WeakMap<Request, HeaderList>();
 
-const server = new MountedServer((request) => {
-  const headers = words.get(request);
-  return headers ? clientOf(headers) : null;
-});
+/** Handshakes of WebSockets, and how the app has accepted each. */
+const handshakes = new WeakMap<Request, { accepted: Accepted | null }>();
+
+/** A handshake that an app has accepted. */
+interface Accepted {
+  readonly data: unknown;
+  readonly headers: Headers;
+}
+
+const server = new MountedServer(
+  (request) => {
+    const headers = words.get(request);
+    return headers ? clientOf(headers) : null;
+  },
+  (request, { data, headers }: UpgradeOptions) => {
+    const handshake = handshakes.get(request);
+    if (handshake) handshake.accepted = { data, headers: new Headers(headers) };
+    return handshake !== undefined;
+  },
+);
+
+/** Calls the app with the handshake of a WebSocket. `accepted`: the app has called `server.upgrade`. */
+export async function fetchUpgrade(app: FetchHandler, request: WorkerRequest, cut: number) {
+  const handshake: { accepted: Accepted | null } = { accepted: null };
+  const response = await call(app, request, cut, (web) => handshakes.set(web, handshake));
+  return { response: response as Response | undefined, accepted: handshake.accepted };
+}
 
 /** Returns a handler that calls the app; the app sees paths without their first `cut` characters. */
 export function appHandler(app: FetchHandler, cut: number): Handler {
   server.giveTo(app);
-  return async (request) => {
-    const { headers } = request;
-    const web = toWebRequest(request, request.path.slice(cut) || "/", originOf(headers));
-    words.set(web, headers);
-    return app.fetch(web, server);
-  };
+  return (request) => call(app, request, cut);
+}
+
+async function call(app: FetchHandler, request: WorkerRequest, cut: number, note?: (web: Request) => void) {
+  const { headers } = request;
+  const web = toWebRequest(request, request.path.slice(cut) || "/", originOf(headers));
+  words.set(web, headers);
+  note?.(web);
+  return app.fetch(web, server);
 }
 
 /** Scheme and host that the client used, from the headers of the hub. A chain of proxies writes several; the first counts. */

@@ -26,15 +26,15 @@ export class HubClient {
   }
 
   /**
-   * Sends a request to the control socket.
+   * Sends a request to the control socket: an object as JSON, or bytes.
    *
    * @throws (rejects) {HubError} with the hub's status and code, or without them when the hub does not respond. A body above the
    * hub's limit is not sent: status 413, code `PAYLOAD_TOO_LARGE`. `PERMISSION_DENIED`, `RESOURCE`: the runtime directory cannot
    * be used; nothing was sent.
    */
   async call<T>(path: string, body?: object): Promise<T> {
-    const json = body ? JSON.stringify(body) : null;
-    const bytes = json === null ? 0 : Buffer.byteLength(json);
+    const sent = body instanceof Uint8Array || body === undefined ? (body ?? null) : JSON.stringify(body);
+    const bytes = sent === null ? 0 : Buffer.byteLength(sent);
     if (bytes > CONTROL_LIMIT) {
       const what = path === REGISTER_PATH ? "registration" : "event";
       throw new HubError(`The ${what} is ${bytes} bytes as JSON; hub "${this.hub}" accepts at most ${CONTROL_LIMIT}.`, {
@@ -50,7 +50,7 @@ export class HubClient {
     checkDirectory(this.#directory, { shared: this.#shared });
     let response: Response;
     try {
-      response = await this.#send(path, json);
+      response = await this.#send(path, sent);
     } catch (cause) {
       const hint = `Start the hub, or correct the hub's name or directory; its socket is ${this.#socket}.`;
       const mayHaveExecuted = !NOT_LISTENING.has((cause as { code?: unknown }).code);
@@ -69,15 +69,16 @@ export class HubClient {
    * Sends a request to the hub's socket. If no process listens there, or the process is closing, sends it to the other processes
    * of a shared hub, one after another.
    */
-  async #send(path: string, json: string | null): Promise<Response> {
+  async #send(path: string, body: string | Uint8Array | null): Promise<Response> {
+    const type = typeof body === "string" ? "application/json" : "application/octet-stream";
     let last: { response: Response } | { error: unknown } | null = null;
     for (const unix of this.#sockets()) {
       try {
         const response = await fetch(`http://hub${path}`, {
           unix,
-          method: json === null ? "GET" : "POST",
-          body: json,
-          headers: json === null ? {} : { "content-type": "application/json" },
+          method: body === null ? "GET" : "POST",
+          body: body as Uint8Array<ArrayBuffer> | string | null,
+          headers: body === null ? {} : { "content-type": type },
           signal: AbortSignal.timeout(TIMEOUT_MS),
           keepalive: false, // a kept connection may lead to a process that is closing
         });

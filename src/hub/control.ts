@@ -10,6 +10,7 @@ import { Failure, tooLarge } from "./failure.ts";
 import { CONTROL_LIMIT, controlSocketOf, type RouteRequest } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import type { Registry } from "./registry.ts";
+import { COMMANDS_PATH, readCommands, textOf } from "./socket-commands.ts";
 
 /** IP addresses and `localhost`: hosts that no DNS server can point here. */
 const HOST = /^(?:localhost|\d+\.\d+\.\d+\.\d+|\[[0-9a-f:.]+\])$/;
@@ -120,9 +121,23 @@ export class ControlPlane {
     }
     if (request.method === "GET" && Object.hasOwn(this.#shown, path)) return Response.json(this.#shown[path]!());
     const action = Object.hasOwn(ACTIONS, path) ? ACTIONS[path] : undefined;
+    if (path === COMMANDS_PATH && request.method === "POST") return this.#command(await readBody(request));
     if (!action) throw new Failure(404, "NO_ACTION", `There is no action ${path.slice(0, 200)}.`);
     if (request.method !== "POST") throw new Failure(405, "METHOD", "This action needs POST.", { allow: "POST" });
     return Response.json(await action(await readJson(request), this.#actions));
+  }
+
+  /** The body is the length of a worker name, the name, and commands for its WebSockets. */
+  async #command(body: Uint8Array): Promise<Response> {
+    const end = 1 + (body[0] ?? 0);
+    const commands = body.subarray(end);
+    try {
+      for (const _command of readCommands(commands)); // all of them can be read
+    } catch {
+      throw new Failure(400, "BAD_COMMANDS", "The body has commands for WebSockets that cannot be read.");
+    }
+    await this.#actions.command(textOf(body, 1, end), commands);
+    return Response.json({});
   }
 }
 

@@ -3,6 +3,7 @@
 import type { StreamEvent } from "./event-log.ts";
 import type { RouteRequest } from "./names.ts";
 import type { Registry } from "./registry.ts";
+import type { Sockets } from "./sockets.ts";
 import type { EventStreams } from "./sse.ts";
 
 /** Actions of the control plane. Each throws, or rejects, with a `Failure` or an `InvalidConfigError`. */
@@ -19,15 +20,19 @@ export interface Actions {
   emit(source: string, type: string, data: string): Promise<number>;
   push(path: string, event: StreamEvent): Promise<number>;
   pushByPattern(pattern: string, params: Readonly<Record<string, string>>, event: StreamEvent): Promise<number>;
+  /** Carries out commands for the WebSockets of a worker name. */
+  command(worker: string, commands: Uint8Array): Promise<void>;
 }
 
 export class Direct implements Actions {
   readonly #registry: Registry;
   readonly #streams: EventStreams;
+  readonly #sockets: Sockets;
 
-  constructor(registry: Registry, streams: EventStreams) {
+  constructor(registry: Registry, streams: EventStreams, sockets: Sockets) {
     this.#registry = registry;
     this.#streams = streams;
+    this.#sockets = sockets;
   }
 
   async register(name: string, routes: readonly RouteRequest[], pid: number | null, again: boolean) {
@@ -50,5 +55,9 @@ export class Direct implements Actions {
 
   async pushByPattern(pattern: string, params: Readonly<Record<string, string>>, event: StreamEvent): Promise<number> {
     return this.#streams.pushByPattern(pattern, params, event);
+  }
+
+  async command(worker: string, commands: Uint8Array): Promise<void> {
+    this.#sockets.command(worker, commands);
   }
 }

@@ -10,23 +10,14 @@ import type { Guard } from "../contest/guard.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import { type Cursor, Frame } from "../fleet/ring.ts";
 import type { Actions } from "./direct.ts";
+import { type Change, changeOf, publishChange } from "./change.ts";
 import { checkEvent, type StreamEvent } from "./event-log.ts";
 import { closing } from "./failure.ts";
 import { controlSocketOf, isMemberSocket, memberSocketOf, PART_PATH, type RouteRequest, STATE_PATH } from "./names.ts";
 import type { Registry } from "./registry.ts";
+import type { Sockets } from "./sockets.ts";
 import type { EventStreams } from "./sse.ts";
 import type { Part } from "./whole.ts";
-
-/** A change as it is published. `ticket` identifies it in the process that published it. */
-type Change =
-  | { is: "sync" }
-  | { is: "register"; id: string; name: string; pid: number | null; again: boolean; routes: readonly RouteRequest[] }
-  | { is: "unregister"; id: string }
-  | { is: "evict"; name: string; pid: number; reason: string }
-  | { is: "emit"; source: string; type: string; data: string }
-  | { is: "push"; path: string; event: StreamEvent }
-  | { is: "push-all"; pattern: string; params: Readonly<Record<string, string>>; event: StreamEvent }
-  | { is: "delivered"; counts: readonly (readonly [event: number, clients: number])[] };
 
 /** Sizes of the ring: 32 MiB, so that the largest event of the control plane (4 MiB) is below a quarter. */
 const RING = { frames: 32_768, frameBytes: 1_024 };
@@ -71,6 +62,7 @@ export class HubGroup implements Actions {
   readonly #contest: Contest;
   #registry!: Registry;
   #streams!: EventStreams;
+  #sockets!: Sockets;
   #age: () => number = () => 0;
   #cursor: Cursor | null = null;
   /** Held from the begin of the join until the control socket is open. */
@@ -104,9 +96,11 @@ export class HubGroup implements Actions {
    * Takes over the registrations of another process, reads the ring, and follows it from now on. `age` returns the time since this
    * process started. Resolves to the time since the first process started, in ms.
    */
-  async begin(registry: Registry, streams: EventStreams, age: () => number): Promise<number> {
+  async begin(registry: Registry, streams: EventStreams, sockets: Sockets, age: () => number): Promise<number> {
     this.#registry = registry;
     this.#streams = streams;
+    this.#sockets = sockets;
+    sockets.share = (worker, commands) => this.command(worker, commands);
     this.#joining = await this.#contest.claim(REGISTRATION, { ttl: TTL_MS, renew: true, timeout: PATIENCE_MS });
     this.#sweep();
     const state = await this.#stateOfPeer();
@@ -215,6 +209,10 @@ export class HubGroup implements Actions {
     return this.#publish({ is: "push-all", pattern, params, event });
   }
 
+  async command(worker: string, commands: Uint8Array): Promise<void> {
+    await this.#publish({ is: "command", worker, commands });
+  }
+
   /** This process has evicted a worker process; the others do the same. */
   evicted(name: string, pid: number, reason: string): void {
     this.#publish({ is: "evict", name, pid, reason }).catch(() => {}); // the hub closes
@@ -303,7 +301,7 @@ export class HubGroup implements Actions {
     const made = Promise.withResolvers<number>();
     this.#pending.set(ticket, made);
     try {
-      this.#fleet.ring("changes").publish(Buffer.from(JSON.stringify({ ...change, ticket })));
+      publishChange(this.#fleet.ring("changes"), change, ticket);
     } catch (error) {
       this.#pending.delete(ticket);
       made.reject(error);
@@ -328,6 +326,7 @@ export class HubGroup implements Actions {
     const known = new Set(this.#registry.services.flatMap(({ registrations }) => registrations.map(({ id }) => id)));
     await this.#install(await this.#stateOfPeer(), known);
     this.#streams.lose();
+    this.#sockets.lose();
   }
 
   /** Installs the registrations of a state, except known ones. */
@@ -339,7 +338,7 @@ export class HubGroup implements Actions {
 
   /** Applies a change that was published before this process joined: events are only kept. */
   async #applyOld(frame: Frame): Promise<void> {
-    const change = frame.json<Change>();
+    const change = changeOf(frame);
     const isEvent = change.is === "emit" || change.is === "push" || change.is === "push-all";
     const isInState = frame.event + 1 <= this.#newest;
     if (isEvent || !isInState) await this.#apply(change, frame.event + 1).catch(() => 0);
@@ -347,7 +346,7 @@ export class HubGroup implements Actions {
   }
 
   async #applyNew(frame: Frame, counts: [event: number, clients: number][]): Promise<void> {
-    const change = frame.json<Change & { ticket: number }>();
+    const change = changeOf(frame);
     const number = frame.event + 1;
     const isOwn = frame.writer === this.#fleet.index && frame.incarnation === this.#fleet.incarnation;
     const isEvent = change.is === "emit" || change.is === "push" || change.is === "push-all";
@@ -408,6 +407,9 @@ export class HubGroup implements Actions {
         return streams.pushByPattern(change.pattern, change.params, change.event, number);
       case "delivered":
         for (const [event, clients] of change.counts) this.#addCount(event, clients);
+        return 0;
+      case "command":
+        this.#sockets.command(change.worker, change.commands);
         return 0;
       case "sync":
         return 0;

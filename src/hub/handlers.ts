@@ -10,6 +10,8 @@ import { HubRequest } from "./context.ts";
 import { LimitedRoute, type RouteLimitOptions, toRequest } from "./limits.ts";
 import type { RouteRequest } from "./names.ts";
 import { parsePattern } from "./pattern.ts";
+import { appSockets, type SocketApp } from "./socket-app.ts";
+import { type SocketHandlers, SocketRoute } from "./socket.ts";
 
 /** Handles the requests of a route. It may return nothing only after `request.defer()`. */
 export type HubHandler<Pattern extends string = string> = (
@@ -68,12 +70,13 @@ type Limitable<Entry> = Entry | LimitedRoute<Entry>;
  * object with `fetch` (a Hono or Elysia app) needs a pattern that ends in `/*`; it sees paths without the part before `/*`.
  */
 export type HubRoutes<Pattern extends string = string> = {
-  readonly [P in Pattern]: Limitable<HubHandler<P>> | Limitable<ByMethod<P>> | Limitable<FetchHandler> | SseRoute;
+  readonly [P in Pattern]:
+    Limitable<HubHandler<P>> | Limitable<ByMethod<P>> | Limitable<SocketApp> | SseRoute | SocketRoute;
 };
 
-/** Handlers of one pattern by method. GET may be an event stream. */
+/** Handlers of one pattern by method. GET may be an event stream or a WebSocket. */
 type ByMethod<Pattern extends string> = {
-  readonly GET?: Limitable<HubHandler<Pattern>> | SseRoute;
+  readonly GET?: Limitable<HubHandler<Pattern>> | SseRoute | SocketRoute;
 } & {
   readonly [M in Exclude<Method, "GET">]?: Limitable<HubHandler<Pattern>>;
 };
@@ -86,6 +89,8 @@ export interface Routes {
   readonly handlers: ReadonlyMap<string, Readonly<Partial<Record<Method, Handler>>>>;
   /** Callbacks of event streams by pattern. */
   readonly streams: ReadonlyMap<string, SseHandlers>;
+  /** Handlers of WebSockets by pattern. */
+  readonly sockets: ReadonlyMap<string, SocketHandlers>;
 }
 
 /** @throws {InvalidConfigError} that names the invalid pattern. */
@@ -93,41 +98,58 @@ export function readRoutes(given: HubRoutes, option: string): Routes {
   const list: RouteRequest[] = [];
   const handlers = new Map<string, Partial<Record<Method, Handler>>>();
   const streams = new Map<string, SseHandlers>();
+  const sockets = new Map<string, SocketHandlers>();
   for (const [path, entry] of Object.entries(checkOptions(option, given, '{ "/users/:id": handler }'))) {
     parsePattern(path);
     const methods: Partial<Record<Method, Handler>> = Object.create(null);
     const [whole, limits] = unlimited(entry);
     for (const [method, limited] of Object.entries(entriesOf(path, whole))) {
       const [one, own] = unlimited(limited);
-      if (one instanceof SseRoute && (entry instanceof LimitedRoute || limited instanceof LimitedRoute))
-        throw malformed(path, "an event stream has no limits of its own");
-      list.push(
-        one instanceof SseRoute ? { method, path, sse: true } : { method, path, ...toRequest({ ...limits, ...own }) },
-      );
-      if (one instanceof SseRoute) streams.set(path, one.handlers);
-      else methods[method as Method] = one as Handler;
+      const isLimited = entry instanceof LimitedRoute || limited instanceof LimitedRoute;
+      if (isLimited && (one instanceof SseRoute || one instanceof SocketRoute))
+        throw malformed(path, "an event stream or a WebSocket has no limits of its own");
+      if (one instanceof SseRoute) {
+        list.push({ method, path, sse: true });
+        streams.set(path, one.handlers);
+      } else if (one instanceof SocketRoute) {
+        list.push({ method, path, ws: true });
+        sockets.set(path, one.handlers);
+        methods[method as Method] = notAHandshake;
+      } else {
+        const ofApp = method === "GET" ? socketsOf(path, whole) : null;
+        if (ofApp) sockets.set(path, ofApp);
+        list.push({ method, path, ...(ofApp ? { ws: true } : {}), ...toRequest({ ...limits, ...own }) });
+        methods[method as Method] = one as Handler;
+      }
     }
     handlers.set(path, methods);
   }
-  return { list, handlers, streams };
+  return { list, handlers, streams, sockets };
 }
+
+/** Answers a GET that is not the handshake of a WebSocket. */
+const notAHandshake: Handler = () => ({
+  status: 426,
+  headers: { upgrade: "websocket" },
+  json: { error: "This route takes WebSockets.", code: "NO_HANDSHAKE" },
+});
 
 /** The entry without its limits, and its limits. */
 function unlimited(entry: unknown): [entry: unknown, limits: RouteLimitOptions] {
   return entry instanceof LimitedRoute ? [entry.entry, entry.limits] : [entry, {}];
 }
 
-type MethodEntry = Handler | SseRoute | LimitedRoute<Handler>;
+type MethodEntry = Handler | SseRoute | SocketRoute | LimitedRoute<Handler>;
 
 /** Handler of each method. */
 function entriesOf(path: string, entry: unknown): Record<string, MethodEntry> {
-  if (entry instanceof SseRoute) return { GET: entry };
+  if (entry instanceof SseRoute || entry instanceof SocketRoute) return { GET: entry };
   if (typeof entry === "function") return everyMethod(toHandler(entry as HubHandler));
   if (typeof entry !== "object" || entry === null) throw malformed(path, `it is ${shown(entry)}`);
   if ("fetch" in entry && typeof entry.fetch === "function") return everyMethod(mount(path, entry as FetchHandler));
   const entries = Object.entries(entry).map(([method, one]): [string, MethodEntry] => {
     if (!METHODS.includes(method as Method)) throw malformed(path, `${shown(method)} is not an HTTP method`);
-    if (one instanceof SseRoute && method === "GET") return [method, one];
+    if ((one instanceof SseRoute || one instanceof SocketRoute) && method === "GET") return [method, one];
     if (typeof one === "function") return [method, toHandler(one as HubHandler)];
     if (one instanceof LimitedRoute && typeof one.entry === "function")
       return [method, new LimitedRoute(one.limits, toHandler(one.entry as HubHandler))];
@@ -147,15 +169,25 @@ function toHandler(handler: HubHandler): Handler {
 
 /** Mounts an app; it sees paths without the text before `/*`. */
 function mount(path: string, app: FetchHandler): Handler {
+  return appHandler(app, cutOf(path));
+}
+
+/** Handlers of the WebSockets of a mounted app; `null`: it has none, or the entry is something else. */
+function socketsOf(path: string, entry: unknown): SocketHandlers | null {
+  const isApp = typeof entry === "object" && entry !== null && "fetch" in entry && typeof entry.fetch === "function";
+  return isApp ? appSockets(entry as SocketApp, cutOf(path)) : null;
+}
+
+/** Number of characters of the text before `/*`. @throws {InvalidConfigError} for a pattern that does not end in it. */
+function cutOf(path: string): number {
   const prefix = path.slice(0, -2);
   if (!path.endsWith("/*") || parsePattern(path).names.length > 0)
     throw malformed(path, "an app needs a pattern that ends in /* and has no parameters");
-  const sent = prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // length as clients encode it
-  return appHandler(app, sent);
+  return prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // length as clients encode it
 }
 
 function malformed(path: string, why: string): InvalidConfigError {
   return new InvalidConfigError(`Invalid route ${shown(path)}: ${why}.`, {
-    hint: 'Use a handler, { GET: handler } or sse(); at "/prefix/*" also an app with fetch.',
+    hint: 'Use a handler, { GET: handler }, sse() or ws(); at "/prefix/*" also an app with fetch.',
   });
 }

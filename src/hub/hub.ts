@@ -1,6 +1,6 @@
 /** An HTTP server in front of worker processes: it forwards each request to a worker over a bus and returns the response. */
 
-import type { Server } from "bun";
+import type { Server, WebSocketHandler } from "bun";
 import { Closing } from "../closing.ts";
 import { closeOlder, noteOpened } from "../hot.ts";
 import { SlotBus } from "../slotbus.ts";
@@ -16,12 +16,15 @@ import { isReserved } from "./pattern.ts";
 import { Pinger } from "./pinger.ts";
 import { answer, forward, headerOf, type Incoming, type RequestHeaders } from "./proxy.ts";
 import { Proxies } from "./proxies.ts";
+import { Ids } from "./ids.ts";
 import { Registry } from "./registry.ts";
 import { Meter } from "./meter.ts";
 import { Direct } from "./direct.ts";
 import { HubGroup } from "./group.ts";
-import type { HubEvents } from "./service.ts";
+import { IDLE_S, listen } from "./listen.ts";
+import type { Audience, HubEvents } from "./service.ts";
 import { emptyStream, EventStreams } from "./sse.ts";
+import { Sockets } from "./sockets.ts";
 import { Status } from "./status.ts";
 import { isEventSource, isOpen, notFound, originOf, split } from "./target.ts";
 
@@ -47,19 +50,6 @@ interface Exchange {
   isStream: boolean;
 }
 
-/** Ids for requests without `x-request-id`; unique across hubs. */
-class RequestIds {
-  readonly #prefix = Buffer.from(crypto.getRandomValues(new Uint8Array(9))).toString("base64url");
-  #last = 36 ** 5; // starts here so that ids keep one length for a long time
-
-  next(): string {
-    return `${this.#prefix}.${(++this.#last).toString(36)}`;
-  }
-}
-
-const REQUEST_ID = /^[\w.:-]{1,128}$/;
-/** Longest idle time of a connection, in s: the maximum of Bun. */
-const IDLE_S = 255;
 /** Interval at which `drain` checks whether all requests are answered, in ms. */
 const POLL_MS = 10;
 /** Methods that the hub's own paths allow. */
@@ -75,8 +65,9 @@ export class Hub extends Closing<HubEvents> {
   readonly #name: SlotBus;
   readonly #registry: Registry;
   readonly #streams: EventStreams;
+  readonly #sockets: Sockets;
   readonly #meter = new Meter();
-  readonly #ids = new RequestIds();
+  readonly #ids = new Ids();
   readonly #status: Status;
   readonly #pinger: Pinger | null;
   readonly #cors: Cors | null;
@@ -92,6 +83,7 @@ export class Hub extends Closing<HubEvents> {
   #drainsSince: number | null = null;
   readonly #retired = Promise.withResolvers<void>();
   #isRetired = false;
+  #socketsClosed: Promise<void> | null = null;
   #stopped = false;
 
   /**
@@ -125,13 +117,14 @@ export class Hub extends Closing<HubEvents> {
     this.#group = group;
     this.options = options;
     this.#name = name;
-    this.#registry = new Registry(options, {
-      changed: () => this.#streams.servicesChanged(),
-      tell: (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
-    });
+    const tell: Audience["tell"] = (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never)));
+    this.#registry = new Registry(options, { changed: () => this.#servicesChanged(), tell });
+    this.#sockets = new Sockets(this.#registry, options, (message) => tell("messageLost", message));
+    this.websocket = this.#sockets.handler();
     this.#streams = new EventStreams(this.#registry, options, group?.epoch ?? null);
     this.#status = new Status(this.#registry, this.#meter, options, {
       clients: () => this.#streams.clients,
+      sockets: () => this.#sockets,
       isDraining: () => this.#drainsSince !== null,
       peers: () => group?.parts() ?? Promise.resolve([]),
     });
@@ -146,17 +139,20 @@ export class Hub extends Closing<HubEvents> {
   /** Opens the control plane and the port, after it has joined the other processes of a shared hub. */
   async #begin(): Promise<void> {
     const { options } = this;
-    const [registry, streams, group] = [this.#registry, this.#streams, this.#group];
+    const [registry, streams, sockets, group] = [this.#registry, this.#streams, this.#sockets, this.#group];
+    const age = (): number => performance.now() - this.#startedAt;
     try {
-      if (group) this.#startedAt -= await group.begin(registry, streams, () => performance.now() - this.#startedAt);
+      if (group) this.#startedAt -= await group.begin(registry, streams, sockets, age);
       const shown: Readonly<Record<string, () => object>> = group
         ? { [STATE_PATH]: () => group.state(), [PART_PATH]: () => this.#status.part() }
         : {};
-      this.#control = new ControlPlane(options, registry, group ?? new Direct(registry, streams), group?.socket, shown);
+      const actions = group ?? new Direct(registry, streams, sockets);
+      this.#control = new ControlPlane(options, registry, actions, group?.socket, shown);
       await group?.opened();
-      this.#server = options.port === null ? null : this.#listen(options.port);
+      this.#server = options.port === null ? null : listen(options, options.port, this.fetch, this.websocket);
     } catch (error) {
       this.#pinger?.stop();
+      this.#control?.close();
       streams.close();
       await registry.close({ timeout: 0 });
       throw error;
@@ -183,15 +179,22 @@ export class Hub extends Closing<HubEvents> {
     return this.#streams.clients;
   }
 
+  /** Number of open WebSockets. */
+  get sockets(): number {
+    return this.#sockets.size;
+  }
+
+  /** The option `websocket` of your own `Bun.serve`; its other handler is {@link fetch}. */
+  readonly websocket: WebSocketHandler<unknown>;
+
   /**
-   * Handles a request. Never rejects. Call it inside your own `Bun.serve`, which needs `idleTimeout: 255`, and `maxRequestBodySize`
+   * Handles a request. Never rejects. When a WebSocket was opened it resolves to `undefined`, as `Bun.serve` expects. Call it inside your own `Bun.serve`, which needs `idleTimeout: 255`, and `maxRequestBodySize`
    * if `payloadBytes` is above 128 MiB.
    */
   readonly fetch = (request: Request, server?: AnyServer): Response | Promise<Response> => {
     const began = performance.now();
     const headers: RequestHeaders = request.headers.toJSON(); // faster than reading each header
-    const given = headerOf(headers, "x-request-id");
-    const id = given !== null && REQUEST_ID.test(given) ? given : this.#ids.next();
+    const id = this.#ids.of(headerOf(headers, "x-request-id"));
     const address = this.listenerCount("request") > 0 ? this.#clientOf(request, headers, server) : undefined;
     const exchange: Exchange = {
       request,
@@ -209,7 +212,7 @@ export class Hub extends Closing<HubEvents> {
       const response = this.#answer(exchange);
       if (response instanceof Response) return this.#own(exchange, response);
       return response.then(
-        (answered) => this.#finish(exchange, answered),
+        (answered) => (answered === null ? this.#upgraded(exchange) : this.#finish(exchange, answered)),
         (error) => this.#own(exchange, this.#fail(error, id)),
       );
     } catch (error) {
@@ -226,6 +229,7 @@ export class Hub extends Closing<HubEvents> {
     if (timeout > 0) await this.#delay(this.#drainsSince + this.options.drainDelay - performance.now());
     const deadline = performance.now() + timeout;
     this.#retire();
+    if (timeout > 0) await this.#socketsClosed;
     if (this.#server) await this.#untilAnswered(this.#server, deadline);
     await this.#registry.drain({ timeout: Math.max(0, deadline - performance.now()) });
     if (this.#group && timeout > 0) await this.#control.finish();
@@ -240,23 +244,16 @@ export class Hub extends Closing<HubEvents> {
     await this.#name.close();
   }
 
-  #listen(port: number): AnyServer {
-    const { hostname } = this.options;
-    try {
-      return Bun.serve({
-        port,
-        hostname,
-        reusePort: this.options.shared,
-        idleTimeout: IDLE_S, // the hub's own time limits are shorter
-        maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the hub enforces payloadBytes: Bun's own 413 has no body
-        fetch: this.fetch,
-      }) as AnyServer;
-    } catch (cause) {
-      this.#control.close();
-      throw new SlotbusError("RESOURCE", `Cannot listen on ${hostname}:${port}: another process may use it.`, {
-        cause,
-      });
-    }
+  #servicesChanged(): void {
+    this.#streams.servicesChanged();
+    this.#sockets.servicesChanged();
+  }
+
+  /** `Bun.serve` expects `undefined` for a request that has become a WebSocket. */
+  #upgraded(exchange: Exchange): Response {
+    exchange.ended = null; // called when the connection ends
+    this.#note(exchange, 101, null);
+    return undefined as unknown as Response;
   }
 
   #finish(exchange: Exchange, answered: Response | StreamedResponse): Response {
@@ -280,17 +277,18 @@ export class Hub extends Closing<HubEvents> {
   }
 
   #record(exchange: Exchange, response: Response, bytes: number | null = null): Response {
-    const { worker, began, address } = exchange;
-    const { status } = response;
+    this.#note(exchange, response.status, bytes);
+    if (this.#drainsSince !== null) response.headers.set("connection", "close"); // its client connects again, elsewhere
+    return exchange.ended ? this.#leave(exchange, response) : response;
+  }
+
+  /** Counts the request, and tells listeners of `request`. */
+  #note({ id, request, worker, path, began, address }: Exchange, status: number, bytes: number | null): void {
     const ms = performance.now() - began;
     this.#meter.record(worker, status, ms);
-    if (this.#drainsSince !== null) response.headers.set("connection", "close"); // its client connects again, elsewhere
-    const whole = exchange.ended ? this.#leave(exchange, response) : response;
-    if (address === undefined) return whole;
-    const { id, path, request } = exchange;
+    if (address === undefined) return;
     const info = { id, method: request.method, path, status, ms, bytes, worker: worker || null, address };
     queueMicrotask(() => this.emit("request", info));
-    return whole;
   }
 
   /** Ends the request for the limits of its client: now, or when its stream has been sent. */
@@ -300,7 +298,8 @@ export class Hub extends Closing<HubEvents> {
     return response;
   }
 
-  #answer(exchange: Exchange): Response | Promise<Response | StreamedResponse> {
+  /** `null`: a WebSocket was opened. */
+  #answer(exchange: Exchange): Response | Promise<Response | StreamedResponse | null> {
     const { request, headers, id, server } = exchange;
     const { url } = request;
     if (!url.startsWith(this.#origin)) this.#origin = originOf(url);
@@ -310,13 +309,13 @@ export class Hub extends Closing<HubEvents> {
       const client = this.#clientOf(request, headers, server);
       if (client !== null) exchange.ended = this.#limits.enter(client, exchange.began);
     }
-    if (headerOf(headers, "upgrade")?.toLowerCase() === "websocket")
-      throw new Failure(501, "NO_WEBSOCKET", "The hub does not support WebSockets.");
+    const isHandshake = headerOf(headers, "upgrade")?.toLowerCase() === "websocket";
     const match = this.#registry.table.find(request.method, path);
     if (this.#cors && this.#isOwnPreflight(exchange, match !== null)) return this.#cors.preflight(headers, id);
     if (!match || (isOpen(match.route.pattern) && isReserved(path))) return this.#answerSelf(exchange, path);
     const { params, route } = match;
-    const { pattern, owner, sse, limits } = route;
+    const { pattern, owner, sse, ws, limits } = route;
+    if (isHandshake && !ws) throw new Failure(501, "NO_WEBSOCKET", "This route takes no WebSockets.");
     exchange.worker = owner.name;
     if (!owner.isThere) {
       if (sse && isEventSource(request)) return emptyStream(id);
@@ -337,6 +336,7 @@ export class Hub extends Closing<HubEvents> {
       isTrusted: this.#proxies.trusts(address),
       via: this.#proxies.routeOf(address, forwarded),
     };
+    if (isHandshake) return this.#sockets.open(route, incoming, server, exchange.ended);
     if (!sse) {
       if (limits.timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
       return forward(owner.bus, incoming, limits);
@@ -421,6 +421,7 @@ export class Hub extends Closing<HubEvents> {
     process.off("exit", this.#onExit);
     this.#pinger?.stop();
     this.#streams.close();
+    this.#socketsClosed = this.#sockets.close();
     this.#status.close();
     this.#group?.leave();
     if (!this.#group) this.#control.close(); // otherwise it sends callers to another process until the end

@@ -36,6 +36,8 @@ export interface RouteRequest {
   readonly path: string;
   /** Whether the route is an event stream; its method is then GET. */
   readonly sse?: boolean;
+  /** Whether the route takes WebSockets; its method is then GET. */
+  readonly ws?: boolean;
   /** Options `timeout`, `bodyTimeout` (in ms; `null`: no limit) and `payloadBytes` of the hub, for this route. */
   readonly timeout?: number | null;
   readonly body_timeout?: number | null;

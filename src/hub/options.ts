@@ -52,6 +52,26 @@ const sse = {
   maxPaths: flag(integer(10_000, 1, 10_000_000), "number of paths for which events are kept"),
 };
 
+const ws = {
+  /** Origins whose pages may open WebSockets: a list, or `"*"` for all. Clients that are not browsers send no origin. */
+  origins: flag(
+    optional(custom<readonly string[] | "*">(undefined, "a list of origins, or *", checkOrigins), "the hub's own"),
+    "origins whose pages may open WebSockets, separated by commas; or *",
+  ),
+  /** Largest message of a client, in bytes; above it the connection is closed with 1009. */
+  messageBytes: flag(bytes(1 << 20, 1, GIB), "largest message of a WebSocket client; a larger one closes with 1009"),
+  /** Messages of one connection that wait for the worker, in bytes; above it the connection is closed with 1008. */
+  waitingBytes: flag(bytes(1 << 20, 1_024, GIB), "messages of one WebSocket that may wait for a worker; then 1008"),
+  /** Buffer for one client, in bytes. A client that reads too slowly for it is disconnected. */
+  clientBytes: flag(bytes(1 << 20, 1_024, GIB), "buffer for each WebSocket client; one that is slower is disconnected"),
+  /** Time after which a silent client is disconnected, in ms, in steps of a second. It gets a ping before. */
+  idle: flag(integer(120_000, 8_000, 960_000, " ms"), "time after which a client that answers no ping is disconnected"),
+  /** Whether messages are compressed (permessage-deflate) for clients that offer it. */
+  compress: flag(boolean(false), "compress messages of WebSockets (permessage-deflate)"),
+  /** Connections of one hub process; above it 503. */
+  maxConnections: flag(integer(100_000, 1, 10_000_000), "WebSockets of a hub process at most; above it 503"),
+};
+
 const cors = {
   /** Origins whose pages may read the responses: `["https://app.example"]`, or `"*"` for all. */
   origins: flag(
@@ -161,6 +181,8 @@ export const hubOptions = new Options("a hub", {
   ),
   /** Server-sent events. */
   sse: group(sse),
+  /** WebSockets. */
+  ws: group(ws),
   /** CORS for event streams and the hub's own errors. Responses of workers are not changed. */
   cors: optional({ ...corsGroup, resolve: (...given) => checkCors(corsGroup.resolve(...given), given[1]) }),
   /** Token for `/_slotbus/`: `authorization: Bearer <token>`. Without it only clients on this machine have access. */
@@ -186,6 +208,9 @@ export interface HubOptions extends Given<typeof hubOptions.rows> {}
 
 /** Options of server-sent events. */
 export interface SseOptions extends Given<typeof sse> {}
+
+/** Options of WebSockets. */
+export interface WsOptions extends Given<typeof ws> {}
 
 /** Options of a hub with the defaults filled in. */
 export interface ResolvedHubOptions extends Resolved<typeof hubOptions.rows> {}

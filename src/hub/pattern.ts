@@ -20,7 +20,7 @@ const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const STATIC = /^(?:[A-Za-z0-9\-._~!$&'()*+,;=:@\u0080-\u{10ffff}]|%[0-9A-Fa-f]{2})+$/u;
 /** Characters with a meaning for the router. */
 const SPECIAL = /[:*?+(){}\\]/g;
-const RESERVED = /^\/(?:internal|_slotbus|__ping__|__sse__)(?:\/|$)|^\/(?:events|health)\/?$/;
+const RESERVED = /^\/(?:internal|_slotbus|__ping__|__sse__|__ws__)(?:\/|$)|^\/(?:events|health)\/?$/;
 
 /** Whether the hub itself serves this path, even if a pattern matches it. */
 export function isReserved(path: string): boolean {

@@ -10,6 +10,7 @@ import { Failure, tooLarge } from "./failure.ts";
 import { firstOf } from "./forwarded.ts";
 import type { RouteLimitOptions } from "./limits.ts";
 import type { ResolvedHubOptions } from "./options.ts";
+import { CONNECTION } from "./socket-commands.ts";
 import { peekStatus } from "../runtime.ts";
 
 /** Hop-by-hop headers: RFC 9110 (7.6.1), and others that proxies treat alike. */
@@ -31,6 +32,7 @@ const NOT_OF_CLIENT = new Set([
   "x-forwarded-host",
   "x-forwarded-proto",
   "x-request-id",
+  CONNECTION,
 ]);
 /** Response headers that are not forwarded; the server sets `content-length` and `date` itself. */
 const NOT_OF_WORKER = new Set([...HOP_BY_HOP, "content-length", "date"]);
@@ -90,6 +92,14 @@ async function forwardBody(bus: SlotBus, incoming: Incoming, limits: RouteLimits
   if (!(body instanceof Body)) return bus.stream(asRequest(incoming, body), { timeout, signal });
   const either = AbortSignal.any([signal, body.failed]);
   return bus.stream(asRequest(incoming, body.source), { timeout, signal: either });
+}
+
+/** The handshake of a WebSocket as its worker gets it: with `upgrade`, and with the id of the connection. */
+export function handshakeOf(incoming: Incoming, connection: string): BusRequest {
+  const request = asRequest(incoming, undefined);
+  const flat: string[] = ["upgrade", "websocket", "connection", "Upgrade", CONNECTION, connection];
+  (request.headers as HeaderList).appendTo(flat);
+  return { ...request, headers: new HeaderList(flat) };
 }
 
 function asRequest(incoming: Incoming, body: BusRequest["body"]): BusRequest {

@@ -214,14 +214,21 @@ function checkRoutes(routes: readonly RouteRequest[], hub: ResolvedHubOptions): 
 }
 
 function checkRoute(route: RouteRequest, hub: ResolvedHubOptions): RequestedRoute {
-  const { method, path, sse = false } = route ?? {};
-  if (!METHODS.includes(method as Method) || typeof sse !== "boolean")
+  const { method, path, sse = false, ws = false } = route ?? {};
+  if (!METHODS.includes(method as Method) || typeof sse !== "boolean" || typeof ws !== "boolean")
     throw badRoute(
-      `Invalid route ${JSON.stringify(route)}: method must be one of ${METHODS.join(", ")}, and sse true or false.`,
+      `Invalid route ${JSON.stringify(route)}: method must be one of ${METHODS.join(", ")}, and sse and ws true or false.`,
     );
   if (sse && method !== "GET") throw badRoute(`${path}: an event stream must use GET.`);
+  if (ws && (sse || method !== "GET")) throw badRoute(`${path}: a WebSocket must use GET, and is not an event stream.`);
   try {
-    return { method: method as Method, pattern: parsePattern(path), sse, limits: routeLimits(hub, fromRequest(route)) };
+    return {
+      method: method as Method,
+      pattern: parsePattern(path),
+      sse,
+      ws,
+      limits: routeLimits(hub, fromRequest(route)),
+    };
   } catch (error) {
     throw error instanceof InvalidConfigError ? badRoute(error.message) : error;
   }

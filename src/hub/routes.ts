@@ -12,6 +12,8 @@ export interface Route<Owner> {
   readonly pattern: Pattern;
   /** Whether the route is an event stream. */
   readonly sse: boolean;
+  /** Whether the route takes WebSockets, besides its GET requests. */
+  readonly ws: boolean;
   readonly limits: RouteLimits;
   readonly owner: Owner;
 }

@@ -33,6 +33,17 @@ export interface HubRequestInfo {
   readonly address: string | null;
 }
 
+/** A message of a WebSocket that was lost. */
+export interface HubMessageInfo {
+  /** Worker name of the route. */
+  readonly worker: string;
+  /** Id of the connection. */
+  readonly connection: string;
+  /** Path of the connection, without the query. */
+  readonly path: string;
+  readonly reason: string;
+}
+
 /** Events of a hub, with the arguments of their listeners. */
 export interface HubEvents {
   /** A worker process registered and attached. */
@@ -45,6 +56,8 @@ export interface HubEvents {
   refused: [worker: { readonly name: string; readonly pid: number | null }, reason: string];
   /** A request was answered. Costs nothing without listeners. */
   request: [request: HubRequestInfo];
+  /** A process died, or did not end in time, while it handled a message of a WebSocket. The hub does not send it again. */
+  messageLost: [message: HubMessageInfo];
 }
 
 /** Receives changes of processes. */

@@ -32,6 +32,8 @@ const SAFE_HEADERS = {
 export interface HubState {
   /** Number of clients of event streams. */
   clients(): number;
+  /** WebSockets: how many are open, their messages, and those that were lost. */
+  sockets(): { readonly size: number; readonly messages: number; readonly losses: number };
   isDraining(): boolean;
   /** Figures of the other processes of a shared hub. */
   peers(): Promise<Part[]>;
@@ -115,9 +117,11 @@ export class Status {
       for (const { pid, inFlight: own } of attached) inFlight[pid] = (inFlight[pid] ?? 0) + own;
       return [name, { queued, inFlight }];
     });
+    const { size, messages, losses } = this.#hub.sockets();
     return {
       pid: process.pid,
       clients: this.#hub.clients(),
+      sockets: { size, messages, losses },
       counts: Object.fromEntries(counts),
       workers: Object.fromEntries(workers),
       history: this.#meter.history(),
@@ -149,6 +153,8 @@ export class Status {
       uptime: Date.now() - this.#began,
       /** Number of clients of event streams. */
       clients: whole.clients,
+      /** WebSockets that are open, their messages since the hub started, and those that were lost. */
+      sockets: whole.sockets,
       /** Responses of the hub itself, by status. */
       statuses: whole.counts[""]?.statuses ?? {},
       workers: this.#registry.services
@@ -296,6 +302,10 @@ export class Status {
     const gauge = (name: string, help: string, value: number) => text.family(name, "gauge", help).sample({}, value);
     gauge("slotbus_hub_routes", "Routes registered.", this.#registry.table.routes.length);
     gauge("slotbus_hub_event_clients", "Clients of event streams.", whole.clients);
+    gauge("slotbus_hub_sockets", "WebSockets that are open.", whole.sockets.size);
+    const counter = (name: string, help: string, value: number) => text.family(name, "counter", help).sample({}, value);
+    counter("slotbus_hub_socket_messages_total", "Messages of WebSocket clients.", whole.sockets.messages);
+    counter("slotbus_hub_socket_losses_total", "Messages that were lost with a worker process.", whole.sockets.losses);
     gauge("process_start_time_seconds", "Start time of the hub, in seconds since 1970.", this.#began / 1_000);
     gauge("process_resident_memory_bytes", "Resident memory of the hub.", whole.rss);
     text.family("process_cpu_seconds_total", "counter", "Processor time of the hub.").sample({}, whole.cpu / 1e6);

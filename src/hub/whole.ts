@@ -16,6 +16,7 @@ export interface Part {
   readonly pid: number;
   /** Number of clients of event streams. */
   readonly clients: number;
+  readonly sockets: PartSockets;
   /** By worker name; `""` for responses of the hub itself. */
   readonly counts: Readonly<Record<string, PartCounts>>;
   /** Requests of each worker name. */
@@ -25,6 +26,13 @@ export interface Part {
   readonly rss: number;
   /** Processor time, in µs. */
   readonly cpu: number;
+}
+
+/** Number of open WebSockets, of their messages, and of messages that were lost. */
+export interface PartSockets {
+  readonly size: number;
+  readonly messages: number;
+  readonly losses: number;
 }
 
 export interface PartWorker {
@@ -40,6 +48,11 @@ export function wholeOf(parts: readonly [Part, ...Part[]]): Part {
   return {
     pid: parts[0].pid,
     clients: sum(({ clients }) => clients),
+    sockets: {
+      size: sum(({ sockets }) => sockets.size),
+      messages: sum(({ sockets }) => sockets.messages),
+      losses: sum(({ sockets }) => sockets.losses),
+    },
     counts: byName(
       parts.map(({ counts }) => counts),
       addCounts,

@@ -13,6 +13,9 @@ import { resolveDirectory } from "../runtime-directory.ts";
 import { SlotWorker } from "../slot-worker.ts";
 import { HubClient } from "./client.ts";
 import { HubEmitter } from "./emitter.ts";
+import { CONNECTION, SOCKET_PATH } from "./socket-commands.ts";
+import { HubSockets } from "./socket-sender.ts";
+import { SocketServer } from "./socket-server.ts";
 import { LIFECYCLE_PATH, type Lifecycle, PING_PATH } from "./names.ts";
 import { busNameOf, type HubWorkerOptions, hubWorkerOptions } from "./options.ts";
 
@@ -46,6 +49,9 @@ interface Attachment {
 export class HubWorker extends Closing<HubWorkerEvents> {
   readonly name: string;
   readonly hub: string;
+  /** Sends to the WebSocket connections of this worker name. */
+  readonly sockets: HubSockets;
+  readonly #socketServer: SocketServer;
   readonly #options: Resolved<typeof hubWorkerOptions.rows>;
   readonly #client: HubClient;
   readonly #stop = Promise.withResolvers<null>();
@@ -80,6 +86,8 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     this.hub = hub;
     this.#options = options;
     this.#client = new HubClient(hub, directory ?? resolveDirectory(undefined), directory !== null);
+    this.sockets = new HubSockets(this.#client, name);
+    this.#socketServer = new SocketServer(this.sockets, (error, request) => this.#report(error, request));
   }
 
   /** Whether the worker is registered with its hub and attached. */
@@ -194,6 +202,9 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     const { pattern, method, path } = request;
     if (path === LIFECYCLE_PATH) return this.#handleLifecycle(request);
     if (path === PING_PATH) return null;
+    const sockets = this.#options.routes.sockets.get(pattern);
+    if (sockets && path === SOCKET_PATH) return this.#socketServer.handle(request, sockets);
+    if (sockets && request.headers.has(CONNECTION)) return this.#socketServer.open(request, sockets);
     const methods = this.#options.routes.handlers.get(pattern);
     const handle = methods?.[method] ?? (method === "HEAD" ? methods?.GET : undefined);
     if (handle) return handle(request);

@@ -40,6 +40,14 @@ const makeSupervisor: MakeSupervisor = (pool, transport, clock) => {
   return supervisor;
 };
 
+/** What a program must do to become ready; `undefined`: only run. */
+function readinessOf({ protocol, ready }: ResolvedStdioPool): string | undefined {
+  if (ready) return "Send the notification `$/ready` when the worker is ready.";
+  return protocol === "mcp"
+    ? "The program must be an MCP server on standard input and output: it gets `initialize`."
+    : undefined;
+}
+
 /** The calls of one pool and the workers that answer them. */
 export class WorkerPool implements ConnectionOwner {
   readonly options: ResolvedStdioPool;
@@ -82,7 +90,7 @@ export class WorkerPool implements ConnectionOwner {
     const transport = {
       stdin: "pipe",
       stdout: "pipe",
-      readiness: options.ready ? "Send the notification `$/ready` when the worker is ready." : undefined,
+      readiness: readinessOf(options),
       open: (process: WorkerProcess) => this.#open(process),
     } as const;
     this.supervisor = make(options, transport, clock);

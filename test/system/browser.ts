@@ -12,7 +12,7 @@ const here = import.meta.dir;
 const TOKEN = "token-of-the-site";
 
 /** Resolves when `holds` returns true; fails with `what` after `ms`. */
-async function eventually(holds: () => Promise<boolean> | boolean, what: string, ms = 15_000): Promise<void> {
+export async function eventually(holds: () => Promise<boolean> | boolean, what: string, ms = 15_000): Promise<void> {
   const deadline = performance.now() + ms;
   while (!(await holds())) {
     expect(performance.now() < deadline, `not within ${ms} ms: ${what}`);
@@ -74,7 +74,7 @@ class Wire implements Disposable {
 }
 
 /** A hub process, worker processes, and a browser that reaches them by one address. */
-class Site implements AsyncDisposable {
+export class Site implements AsyncDisposable {
   readonly #place = new Place();
   readonly wire = new Wire();
   readonly programs: Program[] = [];
@@ -103,6 +103,10 @@ class Site implements AsyncDisposable {
       await site[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  get directory(): string {
+    return this.#place.directory;
   }
 
   /** An emitter of events for the hub's clients. */

@@ -96,7 +96,7 @@ async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => 
 
 // ---- a full disk -----------------------------------------------------------------------------------------------
 
-/** A file system of 64 KiB with a few inodes that only the processes inside see. */
+/** A small file system with a few inodes that only the processes inside see. */
 class SmallDisk implements AsyncDisposable {
   readonly #holder: Program;
   readonly #mount: string;
@@ -107,10 +107,10 @@ class SmallDisk implements AsyncDisposable {
     this.#mount = mount;
   }
 
-  static async mount(at: string): Promise<SmallDisk> {
+  static async mount(at: string, size = "64k"): Promise<SmallDisk> {
     needRoot();
     needTool("nsenter");
-    const options = "size=64k,nr_inodes=12,mode=0700";
+    const options = `size=${size},nr_inodes=12,mode=0700`;
     const script = `mount -t tmpfs -o ${options} slotbus "$0" && echo mounted && exec cat`;
     const holder = new Program([needTool("unshare"), "--mount", "sh", "-c", script, at]);
     await holder.expectLine("mounted");
@@ -281,6 +281,21 @@ async function fullDiskHasNoFleet(): Promise<void> {
   await heir.join(SMALL);
 }
 
+/** Each of them finds no fleet. If each made a file, two files would not fit. */
+async function joiningNeedsRoomForOneFile(): Promise<void> {
+  using place = new Place();
+  await using disk = await SmallDisk.mount(place.folder, "36m");
+  const options = JSON.stringify({ rings: { events: { frames: 32_768, frameBytes: 1_024 } } }); // 32 MiB
+  for (let round = 0; round < 10; round++) {
+    await using all = new AsyncDisposableStack();
+    const members: Member[] = [];
+    for (let n = 0; n < 4; n++) members.push(all.use(await disk.member(place.directory)));
+    const joined = await Promise.all(members.map((member) => member.join(options)));
+    expect(new Set(joined.map(({ epoch }) => epoch)).size === 1, "the members have joined different files");
+    await Promise.all(members.map((member) => member.order("leave")));
+  }
+}
+
 async function limitPreventsAFleet(what: "as" | "fsize", tooLittle: (pid: number) => number): Promise<void> {
   using place = new Place();
   await using member = await Member.start(program("member", place.directory));
@@ -307,6 +322,7 @@ export const checks: Checks = {
     diskThatFillsIsNotNoticed,
   "a full /dev/shm does not matter: regions are not files": sharedMemoryDiskMayBeFull,
   "a fleet cannot start on a full disk; a disk that fills up under a fleet does not disturb it": fullDiskHasNoFleet,
+  "members that join at the same time need room for one file of their fleet": joiningNeedsRoomForOneFile,
   "a file size limit below the size of a fleet causes an error and leaves no file": () =>
     limitPreventsAFleet("fsize", () => MEBIBYTE),
   "too little address space for a fleet causes only an error": () =>

@@ -16,17 +16,24 @@ globalThis.probe = {
       if (text === "" || !element.checkVisibility() || ["SCRIPT", "NOSCRIPT"].includes(element.tagName)) continue;
       const style = getComputedStyle(element);
       const colour = element instanceof SVGElement ? style.fill : style.color;
-      found.push({ text, ratio: this.ratio(colour, this.backOf(element)) });
+      const back = this.backOf(element);
+      found.push({ text, ratio: this.ratio(this.blend(colour, back), back) });
     }
     return found.sort((a, b) => a.ratio - b.ratio);
   },
 
   backOf(element) {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = getComputedStyle(at).backgroundColor;
-      if (colour !== "rgba(0, 0, 0, 0)") return colour;
-    }
-    return "rgb(255, 255, 255)";
+    if (!element) return "rgb(255, 255, 255)";
+    const colour = getComputedStyle(element).backgroundColor;
+    return colour.startsWith("rgb(") ? colour : this.blend(colour, this.backOf(element.parentElement));
+  },
+
+  /** Returns the colour that a translucent one has on an opaque one. */
+  blend(colour, back) {
+    const [r, g, b, alpha = 1] = colour.match(/[\d.]+/g).map(Number);
+    const below = back.match(/\d+/g).map(Number);
+    const mixed = [r, g, b].map((value, at) => Math.round(value * alpha + below[at] * (1 - alpha)));
+    return `rgb(${mixed.join(", ")})`;
   },
 
   ratio(a, b) {

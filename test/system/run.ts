@@ -14,6 +14,7 @@ import { linesOf, tell } from "../outcomes.ts";
 import { remote } from "../portable-suites.ts";
 import { filesOf, Inputs, LIBRARY, type Proved, ProvedRecord, sample } from "../prove/proved.ts";
 import { checks as browser } from "./browser.ts";
+import { checks as bullmq } from "./bullmq.ts";
 import { type Checks, Lacking, takeNotes } from "./checks.ts";
 import { checks as clocks } from "./clocks.ts";
 import { checks as containers } from "./containers.ts";
@@ -30,6 +31,8 @@ import { checks as natsEvents } from "./nats-events.ts";
 import { checks as nats } from "./nats.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
+import { checks as pages } from "./pages.ts";
+import { checks as pictures } from "./pictures.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as processors } from "./processors.ts";
 import { checks as reference } from "./reference.ts";
@@ -64,6 +67,9 @@ const groups: { [name: string]: Checks } = {
   versions,
   clocks,
   browser,
+  pages,
+  pictures,
+  bullmq,
   nginx,
   nats,
   front,
@@ -79,6 +85,8 @@ const more: { [name: string]: string[] } = {
   package: packed,
   installed: packed,
   reference: packed,
+  pages: [...packed, "CONTRIBUTING.md"],
+  bullmq: ["docs/recipes.md"],
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
   nats: [...Object.keys(remote).map((name) => `test/${name}.test.ts`), "test/portable-suites.ts"],

@@ -8,7 +8,7 @@ import { DEFAULT_SPIN_US } from "../../bus/options.ts";
 import { Turns } from "../../bus/turns.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
 import type { Arrivals, Driven, WorkerWire } from "../../bus/wire.ts";
-import { blockFor, type Clock, sleep } from "../../clock.ts";
+import { type Clock, sleep } from "../../clock.ts";
 import { ClosedError, BusNotFoundError, SlotbusError } from "../../errors.ts";
 import { C } from "../../native/abi.ts";
 import { Sessions } from "../../native/sessions.ts";
@@ -328,38 +328,53 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents, O
     }
   }
 
-  block(handle: (request: WorkerRequest) => void, isOver: () => boolean): void {
+  block(handle: (request: WorkerRequest) => void, isOver: () => boolean, isStopping: () => boolean): void {
     const { reconnect } = this.#options;
     let attempt = 0;
     while (!isOver()) {
+      // A deferred response is sent by the handler of a later request.
+      if (isStopping() && this.running === 0) {
+        this.drain();
+        while (this.#count > 0 && this.#takeOne(handle, 0));
+        return;
+      }
       const pause = this.#attacher.step();
       if (this.#count > 0) {
         attempt = 0;
-        this.#blockOnce(handle, pause);
+        if (!this.#takeOne(handle, DEFAULT_SPIN_US * 1000)) this.#wait(pause);
       } else if (!reconnect) {
         return;
       } else if (pause <= reconnect.max) {
-        blockFor(pause);
+        this.#wait(pause);
       } else {
-        blockFor(backoff(attempt++, reconnect, this.#clock.random));
+        this.#wait(backoff(attempt++, reconnect, this.#clock.random));
         this.#attacher.lookSync();
       }
     }
   }
 
-  /** Takes and handles one request, or waits for one for up to `pause` ms. */
-  #blockOnce(handle: (request: WorkerRequest) => void, pause: number): void {
-    const sessions = this.#sessions;
-    let found = sessions.take(DEFAULT_SPIN_US * 1000, true);
-    if (found === "none") found = sessions.wait(this.#attacher.door, pause);
-    if (found === "none") return;
-    if (found === "knock") return this.#attacher.lookSync();
-    const connection = this.#connections[sessions.index]!;
+  /** Takes and handles one request, spinning for up to `spinNs` for it. Returns `false` if nothing has happened. */
+  #takeOne(handle: (request: WorkerRequest) => void, spinNs: number): boolean {
+    const found = this.#sessions.take(spinNs, true);
+    if (found === "none") return false;
+    const connection = this.#connections[this.#sessions.index]!;
     if (found === "taken") {
       const request = this.#take(connection, this.#clock.now());
       if (request) handle(request);
     } else if (found === "moved") connection.moved();
-    else this.#lost(connection, new ClosedError(this.#client, { retryable: true }), true);
+    else this.#hungUp(connection);
+    return true;
+  }
+
+  /** Blocks until a bell, the end of a client, a knock or SIGTERM, for up to `ms`. */
+  #wait(ms: number): void {
+    const found = this.#sessions.wait(this.#attacher.door, ms);
+    if (found === "knock") this.#attacher.lookSync();
+    else if (found === "ended") this.#hungUp(this.#connections[this.#sessions.index]!);
+  }
+
+  #hungUp(connection: WorkerConnection): void {
+    this.#lost(connection, new ClosedError(this.#client, { retryable: true }), true);
   }
 
   drain(): void {

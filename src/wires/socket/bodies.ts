@@ -4,8 +4,9 @@ import { type Arena, type BodyLike, type MessageKind, viewOf, writeBody } from "
 import { Head, type HeadReader } from "../../bus/head.ts";
 import { ERROR_STRINGS } from "../../bus/response.ts";
 import { PayloadTooLargeError } from "../../errors.ts";
-import { FRAME_BYTES, type FrameWriter } from "./frames.ts";
+import { FRAME_BYTES } from "./frames.ts";
 import { Rest } from "./rest.ts";
+import type { FrameWriter } from "./writer.ts";
 
 /** Bodies up to this size travel in the frame of their head, if it has room. */
 export const INLINE_BYTES = 32_768;

@@ -7,15 +7,17 @@ import type { WireKind } from "../../bus/via.ts";
 import type { Connection, SlotReport } from "../../bus/wire.ts";
 import { SlotbusError } from "../../errors.ts";
 import { decodeHead, encodeBody, fillFrame, firstBytes } from "./bodies.ts";
+import { Parts } from "./collector.ts";
 import type { PeerProcess, SocketCompany } from "./company.ts";
 import type { Duplex } from "./duplex.ts";
-import { FLAG, FRAME, type FrameSink, FrameReader, FrameWriter, REQUEST_BYTES, u32 } from "./frames.ts";
+import { FLAG, FRAME, type FrameSink, FrameReader, REQUEST_BYTES, u32 } from "./frames.ts";
 import { Flood } from "./flood.ts";
+import { FrameWriter } from "./writer.ts";
 import { cutReason } from "./handshake.ts";
 import { Pulse } from "./pulse.ts";
 import { putRequest, readResponse } from "./messages.ts";
 import { type Place, Places } from "./place.ts";
-import { Collector, CreditPool, FrameIncoming, FrameOutgoing } from "./streams.ts";
+import { CreditPool, FrameIncoming, FrameOutgoing } from "./streams.ts";
 
 /** A connection by frames. The `place` of an exchange is the index of its slot. */
 export class SocketConnection implements Connection, FrameSink {
@@ -90,7 +92,7 @@ export class SocketConnection implements Connection, FrameSink {
   }
 
   slots(): SlotReport[] {
-    return this.#places.reports(this.#company.clock.now(), (place) => this.#isUnseen(place));
+    return this.#places.reports(this.#company.clock.now(), this.#writer);
   }
 
   timeLeft({ place }: Exchange): number {
@@ -147,19 +149,10 @@ export class SocketConnection implements Connection, FrameSink {
     place.left = place.response ? place.response.missing : -1;
     if (place.isHead) place.left = -1;
     place.response = null;
-    const isPart = this.#dropRest(place);
+    const isPart = place.dropRest(this.#writer);
     this.#writer.send(FRAME.cancel, place.id);
     this.#company.count(isPart ? "withdrawn" : "abandoned");
     return isPart ? "no" : "asked"; // no handler runs before the whole body is there
-  }
-
-  /** Sends no more of a request body. Returns whether a part of it was missing. */
-  #dropRest(place: Place): boolean {
-    const { rest } = place;
-    place.rest = null;
-    if (!rest || rest.isSent) return false;
-    this.#writer.remove(rest);
-    return true;
   }
 
   /** Removes an exchange from its slot; no report follows. */
@@ -173,7 +166,7 @@ export class SocketConnection implements Connection, FrameSink {
 
   /** Frees a slot. */
   #put(place: Place): void {
-    this.#dropRest(place);
+    place.dropRest(this.#writer);
     this.#places.free(place);
     this.load--;
     this.#hasRoom = true;
@@ -213,10 +206,18 @@ export class SocketConnection implements Connection, FrameSink {
     if (type === FRAME.pong) return this.#idle();
     if (type === FRAME.drain || type === FRAME.goodbye) {
       this.#isDraining = true;
-      if (type === FRAME.goodbye) this.#isLeaving = true;
+      if (type === FRAME.goodbye) this.#goodbye(bytes);
       return this.#idle();
     }
     this.evict(`it sent a frame of type ${type}, which only a client sends`);
+  }
+
+  /** The worker leaves, and will never begin the requests that it does not list. */
+  #goodbye(bytes: Uint8Array): void {
+    this.#isLeaving = true;
+    const begun = new Set<number>();
+    for (let at = 0; at + 4 <= bytes.length; at += 4) begun.add(u32(bytes, at));
+    for (const place of this.#places.all) place.isRefused ||= !begun.has(place.id) && !place.isAnswered;
   }
 
   #idle(): void {
@@ -239,9 +240,9 @@ export class SocketConnection implements Connection, FrameSink {
     place.status = status;
     place.headBytes = head;
     place.isHead = streams;
-    if (message.isPart) place.response = new Collector(head + body, first);
+    if (message.isPart) place.response = new Parts(head, body, first);
     else if (streams) this.#begin(place, first);
-    else this.#deliver(place, first, null);
+    else this.#deliver(place, first, first.slice(head));
   }
 
   /** A response that nobody waits for is complete. */
@@ -268,8 +269,8 @@ export class SocketConnection implements Connection, FrameSink {
       response.add(bytes);
       if (response.missing > 0) return;
       place.response = null;
-      if (place.isHead) this.#begin(place, response.bytes);
-      else this.#deliver(place, response.bytes, response.bytes);
+      if (place.isHead) this.#begin(place, response.head);
+      else this.#deliver(place, response.head, response.body);
     } else if (!response && incoming?.arrived(bytes)) {
       incoming.onMoved?.();
     } else {
@@ -277,17 +278,16 @@ export class SocketConnection implements Connection, FrameSink {
     }
   }
 
-  /** Delivers a whole response; `own`: its memory belongs to the wire. Frees the slot before any of it is used. */
-  #deliver(place: Place, bytes: Uint8Array, own: Uint8Array | null): void {
+  /** Delivers a whole response. Frees the slot before any of it is used. */
+  #deliver(place: Place, bytes: Uint8Array, body: Uint8Array): void {
     const exchange = place.exchange!;
-    const { status, headBytes } = place;
+    const { status } = place;
     const company = this.#company;
     this.process?.served();
     company.count("responses");
     company.roundTrip(company.clock.now() - place.since);
     const head = this.#readHead(place, exchange, bytes);
     if (!head) return;
-    const body = own ? own.subarray(headBytes) : bytes.slice(headBytes);
     this.#put(place);
     exchange.answered(status, head, body, null);
     this.#release(place);
@@ -412,7 +412,7 @@ export class SocketConnection implements Connection, FrameSink {
     const evictedFor = this.#evictedFor;
     const had = this.#places.all.filter(({ exchange }) => exchange !== null);
     const exchanges = had.map(({ exchange }) => exchange!);
-    const provenNo = new Set(had.filter((place) => this.#isUnseen(place)));
+    const provenNo = new Set(had.filter((place) => place.isUnseen(this.#writer)));
     this.#hangUp(isClosed ? null : (evictedFor ?? ""));
     // Newest first, because each exchange that returns to the queue goes to its front.
     for (const place of had.toSorted((a, b) => b.exchange!.serial - a.exchange!.serial)) {
@@ -425,11 +425,6 @@ export class SocketConnection implements Connection, FrameSink {
     this.#company.left(this, departure, how, exchanges);
   }
 
-  /** Whether no handler can have seen the request: its first frame, or a part of its body, was not sent. */
-  #isUnseen(place: Place): boolean {
-    return !this.#writer.hasSent(place.batch) || (place.rest !== null && !place.rest.isSent);
-  }
-
   /** Closes the socket, after a goodbye with `reason`; `null`: the worker has closed it. */
   #hangUp(reason: string | null): void {
     const writer = this.#writer;
@@ -438,7 +433,7 @@ export class SocketConnection implements Connection, FrameSink {
       return this.#duplex.terminate();
     }
     for (const place of this.#places.all) if (!this.#writer.hasSent(place.batch)) writer.recall(place.batch, place.at);
-    for (const place of this.#places.all) this.#dropRest(place);
+    for (const place of this.#places.all) place.dropRest(writer);
     writer.sendBytes(FRAME.goodbye, 0, 0, cutReason(reason));
     writer.flush();
     writer.close();

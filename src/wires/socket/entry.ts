@@ -3,7 +3,8 @@
 import type { Claim } from "../../bus/claim.ts";
 import type { Head } from "../../bus/head.ts";
 import type { Rest } from "./rest.ts";
-import type { Collector, FrameIncoming, FrameOutgoing } from "./streams.ts";
+import type { Parts } from "./collector.ts";
+import type { FrameIncoming, FrameOutgoing } from "./streams.ts";
 
 const NONE = new Uint8Array(0);
 
@@ -18,7 +19,7 @@ export class Entry {
   streams = false;
   head: Head | null = null;
   body: Uint8Array = NONE;
-  request: Collector | null = null;
+  request: Parts | null = null;
   claim: Claim | null = null;
   isCancelled = false;
   incoming: FrameIncoming | null = null;

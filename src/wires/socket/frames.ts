@@ -4,7 +4,7 @@
  * frame of its request or response and goes on in BODY frames.
  */
 
-import type { Duplex } from "./duplex.ts";
+import type { FrameWriter } from "./writer.ts";
 
 /** Types of frames. */
 export const FRAME = {
@@ -24,14 +24,17 @@ export const FRAME = {
   freed: 7,
   /** Worker: send no new requests. */
   drain: 8,
-  /** The sender closes the connection; the bytes are the reason, as text, if it evicted the other side. */
+  /**
+   * The sender closes the connection. Client: the bytes are the reason, as text, if it evicts the worker. Worker: u32 for each
+   * exchange whose handler may run; it begins no other.
+   */
   goodbye: 9,
   /** PONG follows, from the event loop. */
   ping: 10,
   pong: 11,
   /** Ignored: a request that was taken back before it was sent. */
   none: 12,
-  /** MARKED follows, when all frames before it were handled. At least 32 KiB of BODY frames lie between two marks. */
+  /** MARKED follows, when all frames before it were handled. Between two marks are at least 32 KiB of bodies. */
   mark: 13,
   marked: 14,
 } as const;
@@ -46,13 +49,17 @@ export const FLAG = {
 
 /** Size of the header of a frame, in bytes. */
 export const HEADER_BYTES = 12;
-/** Largest number of bytes after a header. */
+/** Largest number of bytes after a header, and after the header of BODY. */
 export const FRAME_BYTES = 65_536;
+export const BODY_FRAME_BYTES = 1_048_576;
 /** Number of bytes of REQUEST and of RESPONSE before the head. */
 export const REQUEST_BYTES = 24;
 export const RESPONSE_BYTES = 12;
 /** Frames of no open exchange, pings and empty work: more of them per second are a flood. */
 export const IDLE_FRAMES_PER_SECOND = 10_000;
+
+/** Number of bytes of bodies before a mark, at least. */
+export const MARK_BYTES = FRAME_BYTES / 2;
 
 /** Reads an unsigned 32-bit number. */
 export function u32(bytes: Uint8Array, at: number): number {
@@ -147,7 +154,7 @@ export class FrameReader {
     const type = bytes[at]!;
     const size = u32(bytes, at + 4);
     const what =
-      size > FRAME_BYTES
+      size > (type === FRAME.body ? BODY_FRAME_BYTES : FRAME_BYTES)
         ? `a frame of ${size} bytes`
         : type === 0 || type > FRAME.marked
           ? `a frame of the unknown type ${type}`
@@ -173,7 +180,7 @@ export class FrameReader {
   #mark(type: number): void {
     if (type === FRAME.marked) {
       if (!this.#writer.marked()) this.#sink.malformed("a MARKED without a mark");
-    } else if (this.#unmarked < MARK_BYTES / 2) {
+    } else if (this.#unmarked < MARK_BYTES) {
       this.#sink.malformed("a mark without bytes before it");
     } else {
       this.#unmarked = 0;
@@ -205,234 +212,5 @@ export class FrameReader {
       this.#pass(tail, 0, end);
     }
     return at;
-  }
-}
-
-/** A body that is sent in pieces, in turns with other bodies. */
-export interface Bulk {
-  /** Returns the next frames, at most `count`; they do not change before {@link next} is called. */
-  frames(count: number): Uint8Array;
-  /** The socket has accepted the frames. Sends what comes after the last one. Returns whether there are more now. */
-  next(): boolean;
-  /** Called once, when the writer needs its frames no longer. */
-  free?(): void;
-}
-
-/** Number of bytes of bodies after which a mark follows. */
-const MARK_BYTES = FRAME_BYTES;
-/**
- * Number of marks that may be without an answer, while there are other frames, and without them. What comes next waits behind the
- * bytes before the marks.
- */
-const MARKS = { mixed: 2, alone: 16 };
-/** Number of marks after which bodies are alone, if no other frames came. */
-const MIXED_MARKS = 64;
-/** Number of answers to marks that may wait for a peer that does not read. */
-const UNREAD_ANSWERS = 4_096;
-const SMALL_BYTES = 16_384;
-/** A batch that grew beyond this size is not kept. */
-const KEPT_BYTES = 262_144;
-
-/**
- * The only writer of a connection. The frames of one turn go out in one write. Large bodies go after all of them, in turns of one frame
- * each.
- */
-export class FrameWriter {
-  readonly #duplex: Duplex;
-  /** Memory of the frames that are written next. Valid until the next call of {@link begin}. */
-  bytes: Uint8Array = new Uint8Array(SMALL_BYTES);
-  #end = 0;
-  /** Serial number of the batch that is being filled. */
-  batch = 1;
-  #spare: Uint8Array = new Uint8Array(SMALL_BYTES);
-  /** Bytes that are being written. */
-  #out: Uint8Array | null = null;
-  #outEnd = 0;
-  #outAt = 0;
-  /** The body whose frames are being written. */
-  #bulk: Bulk | null = null;
-  readonly #bulks: Bulk[] = [];
-  /** Bytes of bodies since the last mark, and the number of marks without an answer. */
-  #unmarked = 0;
-  #marks = 0;
-  /** Number of marks until bodies are alone. */
-  #mixed = 0;
-  /** Answers to marks in the current batch. */
-  #answers = 0;
-  #isFull = false;
-  #isDue = false;
-  #isFlushing = false;
-  #isClosed = false;
-  /** Called when all bytes are written. */
-  onEmpty: (() => void) | null = null;
-
-  constructor(duplex: Duplex) {
-    this.#duplex = duplex;
-    duplex.onDrain = () => {
-      this.#isFull = false;
-      this.flush();
-    };
-  }
-
-  /** Number of bytes that wait for the socket, without bodies that are sent in pieces. */
-  get waiting(): number {
-    return this.#end + this.#outEnd - this.#outAt;
-  }
-
-  get isEmpty(): boolean {
-    return this.waiting === 0 && this.#bulks.length === 0;
-  }
-
-  /** Starts a frame and returns the offset in {@link bytes} at which the caller stores its `length` bytes, at once. */
-  begin(type: number, flags: number, exchange: number, length: number): number {
-    const start = this.#end;
-    const end = start + HEADER_BYTES + length;
-    if (end > this.bytes.length) {
-      const larger = new Uint8Array(Math.max(end, 2 * this.bytes.length));
-      larger.set(this.bytes.subarray(0, start));
-      this.bytes = larger;
-    }
-    putHeader(this.bytes, start, type, flags, length, exchange);
-    this.#end = end;
-    if (this.#marks > 0 && type < FRAME.mark) this.#mixed = MIXED_MARKS;
-    this.#flushSoon();
-    return start + HEADER_BYTES;
-  }
-
-  /** Sends a frame without bytes, or with a number. */
-  send(type: number, exchange = 0, number?: number): void {
-    const at = this.begin(type, 0, exchange, number === undefined ? 0 : 4);
-    if (number !== undefined) putU32(this.bytes, at, number);
-  }
-
-  /** Sends a frame with a copy of `bytes`. */
-  sendBytes(type: number, flags: number, exchange: number, bytes: Uint8Array): void {
-    const at = this.begin(type, flags, exchange, bytes.length);
-    this.bytes.set(bytes, at);
-  }
-
-  /** The other side has handled all bytes before a mark. `false`: there was none. */
-  marked(): boolean {
-    if (this.#marks === 0) return false;
-    this.#marks--;
-    if (this.#bulks.length > 0) this.#flushSoon();
-    return true;
-  }
-
-  /** `false`: the other side does not read. */
-  answerMark(): boolean {
-    this.send(FRAME.marked);
-    return ++this.#answers < UNREAD_ANSWERS;
-  }
-
-  /** Takes back the frame at `at` ({@link begin}) of batch number `batch`. `false`: it may have been sent. */
-  recall(batch: number, at: number): boolean {
-    if (batch !== this.batch || this.#isClosed) return false;
-    this.bytes[at - HEADER_BYTES] = FRAME.none;
-    return true;
-  }
-
-  /** Whether the frames of batch number `batch` may have been sent. */
-  hasSent(batch: number): boolean {
-    return batch !== this.batch;
-  }
-
-  /** Sends a body in pieces from now on, until it has no more bytes. */
-  add(bulk: Bulk): void {
-    if (this.#bulks.includes(bulk)) return;
-    this.#bulks.push(bulk);
-    this.#flushSoon();
-  }
-
-  /** Sends the body of a response, which the handler may change: writes as much as the socket accepts, and copies the rest. */
-  addNow(bulk: Bulk & { own(): void }): void {
-    this.add(bulk);
-    this.flush();
-    bulk.own();
-  }
-
-  /** Sends no more frames of a body than those that the socket has begun to accept. */
-  remove(bulk: Bulk): void {
-    const at = this.#bulks.indexOf(bulk);
-    if (at >= 0) this.#bulks.splice(at, 1);
-    if (at >= 0 && this.#bulk !== bulk) bulk.free?.();
-  }
-
-  #flushSoon(): void {
-    if (this.#isDue || this.#isFull || this.#isFlushing) return;
-    this.#isDue = true;
-    queueMicrotask(this.#flushDue);
-  }
-
-  readonly #flushDue = (): void => {
-    this.#isDue = false;
-    this.flush();
-  };
-
-  /** Writes as much as the socket accepts. */
-  flush(): void {
-    if (this.#isFlushing || this.#isClosed) return;
-    this.#isFlushing = true;
-    while (!this.#isFull && this.#fill()) this.#write();
-    this.#isFlushing = false;
-    if (this.onEmpty && this.isEmpty) this.onEmpty();
-  }
-
-  /** Takes the next batch, else the next pieces of bodies. Returns `false` if there is nothing to write. */
-  #fill(): boolean {
-    if (this.#out) return true;
-    if (this.#end > 0) {
-      this.#out = this.bytes;
-      this.#outEnd = this.#end;
-      this.bytes = this.#spare;
-      this.#end = 0;
-      this.#answers = 0;
-      this.batch++;
-    } else {
-      const bulk = this.#bulks[0];
-      if (!bulk || this.#marks >= (this.#mixed > 0 ? MARKS.mixed : MARKS.alone)) return false;
-      this.#out = bulk.frames(1);
-      this.#outEnd = this.#out.length;
-      this.#unmarked += this.#outEnd;
-      this.#bulk = bulk;
-    }
-    this.#outAt = 0;
-    return true;
-  }
-
-  #write(): void {
-    const out = this.#out!;
-    const isAll = this.#outAt === 0 && this.#outEnd === out.length;
-    this.#outAt += this.#duplex.write(isAll ? out : out.subarray(this.#outAt, this.#outEnd));
-    if (this.#outAt < this.#outEnd) {
-      this.#isFull = true;
-      return;
-    }
-    this.#out = null;
-    this.#outEnd = this.#outAt = 0;
-    const bulk = this.#bulk;
-    if (!bulk) {
-      this.#spare = out.length > KEPT_BYTES ? new Uint8Array(SMALL_BYTES) : out;
-      return;
-    }
-    this.#bulk = null;
-    if (this.#unmarked >= MARK_BYTES) {
-      this.#unmarked = 0;
-      this.#marks++;
-      if (this.#mixed > 0) this.#mixed--;
-      this.send(FRAME.mark);
-    }
-    const isWanted = this.#bulks[0] === bulk;
-    if (isWanted) this.#bulks.shift();
-    if (isWanted && bulk.next()) this.#bulks.push(bulk);
-    else if (!this.#bulks.includes(bulk)) bulk.free?.();
-  }
-
-  /** Writes nothing from now on. */
-  close(): void {
-    this.#isClosed = true;
-    this.#bulks.length = 0;
-    this.#end = this.#outEnd = this.#outAt = 0;
-    this.#out = null;
   }
 }

@@ -4,7 +4,9 @@ import type { Exchange } from "../../bus/exchange.ts";
 import type { SlotReport } from "../../bus/wire.ts";
 import type { StateName } from "../../native/statistics.ts";
 import type { Rest } from "./rest.ts";
-import type { Collector, FrameIncoming, FrameOutgoing } from "./streams.ts";
+import type { Parts } from "./collector.ts";
+import type { FrameIncoming, FrameOutgoing } from "./streams.ts";
+import type { FrameWriter } from "./writer.ts";
 
 /** One slot. `quarantine`: the caller has given up, and the worker has not said that the exchange is over. */
 export class Place {
@@ -24,7 +26,7 @@ export class Place {
   streams = false;
   outgoing: FrameOutgoing | null = null;
   /** A response that has arrived in part, and its status and the size of its head. */
-  response: Collector | null = null;
+  response: Parts | null = null;
   status = 0;
   headBytes = 0;
   /** Whether the collected response is the head of a stream. */
@@ -32,6 +34,27 @@ export class Place {
   incoming: FrameIncoming | null = null;
   /** Bytes of a whole response that nobody waits for and that have not arrived; -1: unknown. */
   left = -1;
+  /** Whether the worker has said that it never began the request. */
+  isRefused = false;
+
+  /** Whether no handler can have seen the request: its first frame, or a part of its body, was not sent. */
+  isUnseen(writer: FrameWriter): boolean {
+    return this.isRefused || !writer.hasSent(this.batch) || (this.rest !== null && !this.rest.isSent);
+  }
+
+  /** Whether the worker has begun to answer. */
+  get isAnswered(): boolean {
+    return this.response !== null || this.incoming !== null || this.outgoing !== null;
+  }
+
+  /** Sends no more of a request body. Returns whether a part of it was missing. */
+  dropRest(writer: FrameWriter): boolean {
+    const { rest } = this;
+    this.rest = null;
+    if (!rest || rest.isSent) return false;
+    writer.remove(rest);
+    return true;
+  }
 }
 
 /** The slots of a connection. */
@@ -56,6 +79,7 @@ export class Places {
     place.deadline = timeoutMs === Infinity ? Infinity : now + timeoutMs;
     place.streams = streams;
     place.left = -1;
+    place.isRefused = false;
     exchange.place = slot;
     return place;
   }
@@ -67,10 +91,10 @@ export class Places {
   }
 
   /** Describes each slot in the words of shared memory. CLAIMED: the worker may run the request. */
-  reports(now: number, isUnseen: (place: Place) => boolean): SlotReport[] {
+  reports(now: number, writer: FrameWriter): SlotReport[] {
     return this.all.map((place) => {
       const { state, since, exchange } = place;
-      const [name, ageMs] = state === "free" ? ["FREE", 0] : [stateOf(place, isUnseen), now - since];
+      const [name, ageMs] = state === "free" ? ["FREE", 0] : [stateOf(place, writer), now - since];
       return { state: name as StateName, ageMs: ageMs as number, exchange };
     });
   }
@@ -85,9 +109,9 @@ export class Places {
   }
 }
 
-function stateOf(place: Place, isUnseen: (place: Place) => boolean): StateName {
+function stateOf(place: Place, writer: FrameWriter): StateName {
   if (place.state === "quarantine") return "ABANDONED";
   if (place.incoming) return "STREAMING";
   if (place.streams && place.outgoing === null) return "READY"; // credit comes when the handler starts
-  return isUnseen(place) ? "READY" : "CLAIMED";
+  return place.isUnseen(writer) ? "READY" : "CLAIMED";
 }

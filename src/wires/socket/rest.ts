@@ -1,12 +1,12 @@
-/** Heads and bodies that do not fit into the frame of their request or response: frames in memory, ready to be sent. */
+/** Heads and bodies that do not fit into the frame of their request or response. */
 
-import { type Bulk, FRAME, FRAME_BYTES, HEADER_BYTES, putHeader } from "./frames.ts";
+import type { Bulk } from "./writer.ts";
 
 /** Memory that is kept for the next bodies, in bytes: new memory would cost more time than the copy. */
 const KEPT_BYTES = 8_388_608;
 
 /**
- * Offset of the first frame in its memory. Processors copy many times slower to an address that is less than 32 bytes above the source,
+ * Offset of the bytes in their memory. Processors copy many times slower to an address that is less than 32 bytes above the source,
  * modulo the size of a page, and large bodies usually start at the start of a page, as this memory does.
  */
 const START = 2_048;
@@ -37,79 +37,53 @@ export function freeKept(): void {
 }
 
 /**
- * The rest of a whole head and body, in BODY frames. A caller does not change the body of a request before it settles, so its memory
- * is read until then. A handler may change its response: what the socket accepts at once is sent from its memory, and {@link own}
- * copies the remaining bytes, while the other side already reads.
+ * The rest of a whole head and body, in BODY frames. A caller does not change the body of a request before it settles, so it is
+ * written from its memory. A handler may change its response: what the socket accepts at once is written from its memory, and
+ * {@link own} copies the remaining bytes, while the other side already reads.
  */
 export class Rest implements Bulk {
-  readonly #exchange: number;
+  readonly exchange: number;
   readonly #onSent: (() => void) | null;
-  /** Bytes that are not in frames yet, from `#from` of the first part on. */
-  #parts: Uint8Array[];
+  /** The bytes, from `#from` of the first part on. */
+  readonly #parts: Uint8Array[];
   #from = 0;
-  /** Number of those bytes. */
-  #left: number;
-  /** Frames that are being sent, or all remaining frames after {@link own}. */
-  #frames: Uint8Array = NONE;
-  #at = 0;
-  #end = 0;
-  /** Memory of the frames that were sent before {@link own}, which the socket may still need. */
-  #before: Uint8Array = NONE;
+  /** Memory of {@link own}. */
+  #copy: Uint8Array = NONE;
 
-  /** `onSent` is called when the socket has the last frame. */
+  /** `onSent` is called when the socket has the last byte. */
   constructor(exchange: number, parts: Uint8Array[], onSent: (() => void) | null) {
-    this.#exchange = exchange;
-    this.#parts = parts;
+    this.exchange = exchange;
+    this.#parts = parts.filter(({ length }) => length > 0);
     this.#onSent = onSent;
-    this.#left = parts.reduce((sum, { length }) => sum + length, 0);
   }
 
+  /** Whether the writer has the last bytes. */
   get isSent(): boolean {
-    return this.#left === 0 && this.#at === this.#end;
+    return this.#parts.length === 0;
   }
 
-  /** Copies the bytes that the socket has not accepted. Call it before user code runs. */
+  piece(most: number): Uint8Array {
+    const part = this.#parts[0]!;
+    const piece = part.subarray(this.#from, this.#from + most);
+    this.#from += piece.length;
+    if (this.#from < part.length) return piece;
+    this.#parts.shift();
+    this.#from = 0;
+    return piece;
+  }
+
+  /** Copies the bytes that the writer does not have. Call it before user code runs. */
   own(): void {
-    if (this.#left === 0) return;
-    this.#before = this.#frames;
-    this.#frames = take(START + this.#left + Math.ceil(this.#left / FRAME_BYTES) * HEADER_BYTES);
-    this.#fill(Infinity);
-    this.#parts = [];
-  }
-
-  /** Puts the next bytes into frames, at most `count`, from the start of the memory. */
-  #fill(count: number): void {
-    const frames = this.#frames;
+    if (this.isSent) return;
+    const left = this.#parts.reduce((sum, { length }) => sum + length, -this.#from);
+    this.#copy = take(START + left);
     let at = START;
-    for (let n = 0; n < count && this.#left > 0; n++) {
-      let room = Math.min(FRAME_BYTES, this.#left);
-      this.#left -= room;
-      putHeader(frames, at, FRAME.body, 0, room, this.#exchange);
-      at += HEADER_BYTES;
-      while (room > 0) {
-        const part = this.#parts[0]!;
-        const piece = part.subarray(this.#from, this.#from + room);
-        frames.set(piece, at);
-        at += piece.length;
-        room -= piece.length;
-        this.#from += piece.length;
-        if (this.#from < part.length) continue;
-        this.#parts.shift();
-        this.#from = 0;
-      }
+    while (this.#parts.length > 0) {
+      const piece = this.piece(Infinity);
+      this.#copy.set(piece, at);
+      at += piece.length;
     }
-    this.#at = START;
-    this.#end = at;
-  }
-
-  frames(count: number): Uint8Array {
-    if (this.#at === this.#end) {
-      if (this.#frames.length === 0) this.#frames = take(START + count * (FRAME_BYTES + HEADER_BYTES));
-      this.#fill(count);
-    }
-    const from = this.#at;
-    this.#at = Math.min(this.#end, from + count * (FRAME_BYTES + HEADER_BYTES));
-    return this.#frames.subarray(from, this.#at);
+    this.#parts.push(this.#copy.subarray(START, at));
   }
 
   next(): boolean {
@@ -120,8 +94,7 @@ export class Rest implements Bulk {
 
   /** The memory is used again. */
   free(): void {
-    giveBack(this.#before);
-    giveBack(this.#frames);
-    this.#before = this.#frames = NONE;
+    giveBack(this.#copy);
+    this.#copy = NONE;
   }
 }

@@ -2,7 +2,8 @@
 
 import type { Incoming } from "../../bus/body-reader.ts";
 import type { Outgoing } from "../../bus/body-writer.ts";
-import { type Bulk, FLAG, FRAME, FRAME_BYTES, type FrameWriter, HEADER_BYTES, putHeader } from "./frames.ts";
+import { FLAG, FRAME, FRAME_BYTES } from "./frames.ts";
+import type { Bulk, FrameWriter } from "./writer.ts";
 
 /** Number of bytes of a stream that may be on the way or unread, always. */
 export const FIRST_CREDIT = 65_536;
@@ -35,68 +36,6 @@ export class CreditPool {
   }
 }
 
-/** Memory for a head and a body that arrive in pieces, at first. Then it is at most four times what has arrived. */
-const COLLECT_BYTES = 262_144;
-
-/** Returns memory that is not cleared: all of it is written before anyone reads it. */
-function unfilled(bytes: number): Uint8Array {
-  return new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer);
-}
-
-/** Returns the smallest size of at least `length` that grows to `total` by factors of 4. */
-function sizeFor(length: number, total: number): number {
-  let size = total;
-  for (let less = Math.ceil(size / 4); less >= length; less = Math.ceil(size / 4)) size = less;
-  return size;
-}
-
-/**
- * A head and a body that arrive in pieces. When its memory is full, the bytes move to larger memory little by little, with the pieces
- * that follow: a move of many megabytes at once would delay all other requests.
- */
-export class Collector {
-  readonly total: number;
-  /** The bytes, all of them when {@link missing} is 0. */
-  bytes: Uint8Array;
-  length = 0;
-  /** Memory whose bytes move to {@link bytes}, and how many have moved. */
-  #old: Uint8Array = NONE;
-  #moved = 0;
-
-  constructor(total: number, first: Uint8Array) {
-    this.total = total;
-    this.bytes = unfilled(Math.min(total, sizeFor(Math.max(first.length, COLLECT_BYTES / 4), total)));
-    this.add(first);
-  }
-
-  get missing(): number {
-    return this.total - this.length;
-  }
-
-  /** Adds bytes, at most {@link missing}. */
-  add(piece: Uint8Array): void {
-    const length = this.length + piece.length;
-    if (length > this.bytes.length) {
-      this.#move(Infinity);
-      this.#old = this.bytes.subarray(0, this.length);
-      this.#moved = 0;
-      this.bytes = unfilled(sizeFor(length, this.total));
-    }
-    if (this.#old !== NONE) this.#move(piece.length / (this.bytes.length - this.length));
-    this.bytes.set(piece, this.length);
-    this.length = length;
-  }
-
-  /** Moves a part of the bytes that have not moved: all if `part` is 1 or more. */
-  #move(part: number): void {
-    const left = this.#old.length - this.#moved;
-    const end = this.#moved + Math.min(left, Math.ceil(left * part));
-    this.bytes.set(this.#old.subarray(this.#moved, end), this.#moved);
-    this.#moved = end;
-    if (end === this.#old.length) this.#old = NONE;
-  }
-}
-
 /** A streamed body to the other side. */
 export class FrameOutgoing implements Outgoing, Bulk {
   onClosed: (() => void) | null = null;
@@ -104,9 +43,9 @@ export class FrameOutgoing implements Outgoing, Bulk {
   readonly #writer: FrameWriter;
   /** Called when the last frame is passed to the writer, or when the stream ended after {@link close}. */
   readonly #onEnd: (isSent: boolean) => void;
-  /** Bytes that are not passed to the writer, after room for a header, and their end. */
+  /** Bytes that are not passed to the writer, and their end. */
   #buffer: Uint8Array = NONE;
-  #to = HEADER_BYTES;
+  #to = 0;
   /** Memory that the writer has, or had. */
   #spare: Uint8Array = NONE;
   #credit: number;
@@ -136,17 +75,17 @@ export class FrameOutgoing implements Outgoing, Bulk {
   }
 
   #grow(bytes: number): void {
-    const larger = new Uint8Array(Math.max(bytes, Math.min(2 * bytes, HEADER_BYTES + PENDING_BYTES)));
+    const larger = new Uint8Array(Math.max(bytes, Math.min(2 * bytes, PENDING_BYTES)));
     larger.set(this.#buffer.subarray(0, this.#to));
     this.#buffer = larger;
   }
 
   get #room(): number {
-    return Math.min(PENDING_BYTES, this.#credit) - (this.#to - HEADER_BYTES);
+    return Math.min(PENDING_BYTES, this.#credit) - this.#to;
   }
 
   #queue(): void {
-    if (this.#isQueued || this.#to === HEADER_BYTES) return;
+    if (this.#isQueued || this.#to === 0) return;
     this.#isQueued = true;
     this.#writer.add(this);
   }
@@ -187,7 +126,7 @@ export class FrameOutgoing implements Outgoing, Bulk {
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    this.#to = HEADER_BYTES;
+    this.#to = 0;
     if (this.#isQueued) this.#writer.remove(this);
     this.#isQueued = false;
     this.#tell();
@@ -211,22 +150,20 @@ export class FrameOutgoing implements Outgoing, Bulk {
     return true;
   }
 
-  frames(): Uint8Array {
-    const length = this.#to - HEADER_BYTES;
-    const frame = this.#buffer.subarray(0, this.#to);
-    putHeader(frame, 0, FRAME.body, 0, length, this.exchange);
-    this.#credit -= length;
+  piece(): Uint8Array {
+    const piece = this.#buffer.subarray(0, this.#to);
+    this.#credit -= this.#to;
     const spare = this.#spare;
     this.#spare = this.#buffer;
     this.#buffer = spare;
-    this.#to = HEADER_BYTES;
+    this.#to = 0;
     this.#tell();
-    return frame;
+    return piece;
   }
 
   next(): boolean {
     if (this.#isClosed) return false;
-    if (this.#to > HEADER_BYTES) return true;
+    if (this.#to > 0) return true;
     this.#isQueued = false;
     if (this.#end) this.#sendEnd();
     return false;

@@ -10,22 +10,24 @@ import { RESPONSE_STRINGS } from "../../bus/response.ts";
 import type { Turns } from "../../bus/turns.ts";
 import { SlotbusError } from "../../errors.ts";
 import { arenaBytes, copySmall, encodeBody, type Encoded, fillFrame, firstBytes } from "./bodies.ts";
+import { Parts } from "./collector.ts";
 import type { Duplex } from "./duplex.ts";
 import { Flood } from "./flood.ts";
+import { FrameWriter } from "./writer.ts";
 import {
   FLAG,
   FRAME,
   type FrameSink,
   FrameReader,
-  FrameWriter,
   IDLE_FRAMES_PER_SECOND,
+  putU32,
   RESPONSE_BYTES,
   u32,
 } from "./frames.ts";
 import type { Welcome } from "./handshake.ts";
 import { Entry } from "./entry.ts";
 import { type Limits, putResponse, readRequest } from "./messages.ts";
-import { Collector, CreditPool, FIRST_CREDIT, FrameIncoming, FrameOutgoing } from "./streams.ts";
+import { CreditPool, FIRST_CREDIT, FrameIncoming, FrameOutgoing } from "./streams.ts";
 
 /** Largest encoded error, in bytes. */
 const ERROR_BYTES = 16_384;
@@ -171,20 +173,20 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     entry.method = method;
     entry.streams = streams;
     entry.isCancelled = false;
-    if (message.isPart) entry.request = new Collector(head + body, first);
-    else this.#complete(entry, first, null);
+    if (message.isPart) entry.request = new Parts(head, body, first);
+    else this.#complete(entry, first, body === 0 ? NONE : first.slice(head));
   }
 
-  /** A head, and a body that does not stream, have arrived; `own`: their memory belongs to the wire. */
-  #complete(entry: Entry, bytes: Uint8Array, own: Uint8Array | null): void {
+  /** A head, and a body that does not stream, have arrived. */
+  #complete(entry: Entry, head: Uint8Array, body: Uint8Array): void {
     const { headBytes } = entry;
     try {
-      copySmall(bytes, this.#incoming.bytes, 0, headBytes);
+      copySmall(head, this.#incoming.bytes, 0, headBytes);
       entry.head = this.#headReader.read(this.#incoming, headBytes);
     } catch (cause) {
       return this.#broke("sent a malformed head", cause);
     }
-    entry.body = bytes.length === headBytes ? NONE : own ? own.subarray(headBytes) : bytes.slice(headBytes);
+    entry.body = body;
     entry.state = "waiting";
     this.#waiting.push(entry);
     this.#side.arrived();
@@ -219,7 +221,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
       request.add(bytes);
       if (request.missing > 0) return;
       entry.request = null;
-      this.#complete(entry, request.bytes, request.bytes);
+      this.#complete(entry, request.head, request.body);
     } else if (!request && incoming?.arrived(bytes)) {
       incoming.onMoved?.();
     } else {
@@ -327,6 +329,8 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
 
   #respond(claim: Claim, status: number, head: number, encoded: Encoded): Delivery {
     const entry = this.#entry(claim);
+    const { large } = encoded;
+    if (large) encoded.large = claim.outlive(large);
     claim.isAnswered = true;
     claim.settle();
     if (entry.isCancelled) {
@@ -338,8 +342,9 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     const isShort = encoded.large === null && first === head + encoded.inline;
     const onSent = isShort ? null : (): void => this.#over(entry);
     entry.rest = fillFrame(this.#writer, at, first, this.#outgoing, head, encoded, entry.id, onSent);
-    if (entry.rest) this.#writer.addNow(entry.rest);
-    else this.#over(entry);
+    if (!entry.rest) this.#over(entry);
+    else if (encoded.large === large) this.#writer.addNow(entry.rest);
+    else this.#writer.add(entry.rest);
     return "sent";
   }
 
@@ -406,6 +411,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     for (const claim of claims) claim.reader?.end(() => ({ error: reason }));
     for (const claim of claims) claim.keepBody();
     this.isOpen = false;
+    const begun = this.#entries.filter(({ state }) => state === "taken").map(({ id }) => id);
     for (const claim of claims) {
       claim.abort(reason);
       claim.detachViews();
@@ -416,7 +422,7 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
       this.#free(entry);
     }
     this.#waiting.length = 0;
-    if (saysGoodbye) this.#linger();
+    if (saysGoodbye) this.#linger(begun);
     else this.#hangUp();
   }
 
@@ -425,12 +431,16 @@ export class SocketWorkerConnection implements ClaimOwner, FrameSink {
     this.#duplex.terminate();
   }
 
-  /** Closes the socket when everything is sent, or after {@link LINGER_MS}. */
-  #linger(): void {
+  /**
+   * Closes the socket when everything is sent, or after {@link LINGER_MS}. `begun`: the exchanges whose handlers may run. The worker
+   * takes no others.
+   */
+  #linger(begun: readonly number[]): void {
     const writer = this.#writer;
     const timer = this.turns.clock.after(LINGER_MS, () => this.#hangUp());
     this.#duplex.onClose = () => timer.close();
-    writer.send(FRAME.goodbye);
+    const at = writer.begin(FRAME.goodbye, 0, 0, 4 * begun.length);
+    for (const [n, id] of begun.entries()) putU32(writer.bytes, at + 4 * n, id);
     writer.onEmpty = () => {
       timer.close();
       writer.close();

@@ -24,7 +24,7 @@ export const hubRules: LibraryRule[] = [
   },
   {
     rule: "a request id of a client is used only if it is short plain text",
-    file: "hub/hub.ts",
+    file: "hub/ids.ts",
     edits: [["given !== null && REQUEST_ID.test(given) ? given", "given !== null ? given"]],
     suite: "hub",
     test: "a client's id is used if it is at most 128 plain characters",

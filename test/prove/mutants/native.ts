@@ -13,6 +13,7 @@ export type NativeFile =
   | "name.c"
   | "door.c"
   | "sessions.c"
+  | "stop.c"
   | "service.c"
   | "os_linux.c";
 
@@ -602,6 +603,42 @@ const rules: (Tested | Attacked)[] = [
     test: "a full worker serves its streams",
   },
 
+  {
+    rule: "a wait ends at SIGTERM",
+    file: "sessions.c",
+    edits: [["{ .fd = stop, .events", "{ .fd = -1, .events"]],
+    test: "SIGTERM in any thread ends the wait of another, once",
+  },
+  {
+    rule: "a worker that serves on after SIGTERM does not spin",
+    file: "stop.c",
+    edits: [["load_seq(&asked) == 0 ? begun[0] : -1", "begun[0]"]],
+    test: "SIGTERM in any thread ends the wait of another, once",
+  },
+  {
+    rule: "the last holder ends the process",
+    file: "stop.c",
+    edits: [["fetch_add_seq(&holders, (uint32_t)-1) != 1 || ", "fetch_add_seq(&holders, (uint32_t)-1), "]],
+    test: "SIGTERM is seen at every descriptor, and ends the process when the last holder releases it",
+  },
+  {
+    rule: "SIGTERM ends a process that has been released",
+    file: "stop.c",
+    edits: [["if (was_default() && left == 0) end_process();", "if (was_default() && left == 0) return;"]],
+    test: "a process without a holder ends at SIGTERM, as if nobody had held it",
+  },
+  {
+    rule: "a handler that runs once does not run before the end",
+    file: "stop.c",
+    edits: [["(previous.sa_flags & (int)SA_RESETHAND) != 0", "false"]],
+    test: "a handler that runs once runs at the end, and a process that ignored SIGTERM ends too",
+  },
+  {
+    rule: "the program's handler decides when the process ends",
+    file: "stop.c",
+    edits: [["if (is_installed() && was_default())", "if (true)"]],
+    test: "a handler of the program's own is called too, and decides when the process ends",
+  },
   {
     rule: "claims go round the clients",
     file: "sessions.c",

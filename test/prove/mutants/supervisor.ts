@@ -248,13 +248,48 @@ export const supervisorRules: LibraryRule[] = [
   {
     rule: "a worker of `slotbus run` finishes its requests at SIGTERM",
     file: "slot-worker.ts",
+    edits: [["stop.holdStop(() => this.close({ timeout: Infinity }))", "null"]],
+    suite: "cli-run",
+    test: "the workers finish their requests, and the command exits with 0",
+  },
+  {
+    rule: "a worker of `slotbus run` in a thread finishes its requests at SIGTERM",
+    file: "slot-worker.ts",
+    edits: [["stop.holdStop(() => this.close({ timeout: Infinity }))", "stop.holdStop(null)"]],
+    suite: "cli-run",
+    test: "at SIGTERM a worker answers what it has and what waits for it",
+  },
+  {
+    rule: "the main thread waits for the workers in other threads",
+    file: "slot-worker.ts",
+    edits: [["drainOnSigterm({ close: stop.stopHolders })", "drainOnSigterm({ close: async () => {} })"]],
+    suite: "cli-run",
+    test: "workers in several threads of a process finish before SIGTERM ends it",
+  },
+  {
+    rule: "a blocking worker takes what was sent before its clients know that it drains",
+    file: "wires/memory/worker.ts",
+    edits: [["        while (this.#count > 0 && this.#takeOne(handle, 0));\n", ""]],
+    suite: "cli-run",
+    test: "at SIGTERM a worker answers what it has and what waits for it",
+  },
+  {
+    rule: "a blocking worker serves on while a response is deferred",
+    file: "wires/memory/worker.ts",
+    edits: [["if (isStopping() && this.running === 0) {", "if (isStopping()) {"]],
+    suite: "cli-run",
+    test: "a blocking worker that has deferred responses serves on until it has sent them",
+  },
+  {
+    rule: "a worker removes its door before SIGTERM ends the process",
+    file: "slot-worker.ts",
     edits: [
       [
-        "if (isRun) worker.#undoDrain = drainOnSigterm({ close: () => worker.close({ timeout: Infinity }) });",
-        "worker.#undoDrain = null; void drainOnSigterm;",
+        "    this.#receiver.wire.close(this.#closedError());\n    this.#undoDrain?.();",
+        "    this.#undoDrain?.();\n    this.#receiver.wire.close(this.#closedError());",
       ],
     ],
     suite: "cli-run",
-    test: "the workers finish their requests, and the command exits with 0",
+    test: "at SIGTERM a worker answers what it has and what waits for it",
   },
 ];
