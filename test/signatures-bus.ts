@@ -241,8 +241,19 @@ export type OfContracts = [
   Expect<Getters<B.SlotbusError, "retryable" | "mayHaveExecuted", boolean>>,
 ];
 
+/** The types with shared memory first, so that it keeps all that only memory can do. */
+interface Join {
+  (options: E.FleetOptions): Promise<Fleet>;
+  (options: E.PortableFleetOptions): Promise<E.PortableFleet>;
+}
+
+interface OpenContest {
+  (options: C.ContestOptions): Promise<Contest>;
+  (options: C.PortableContestOptions): Promise<C.PortableContest>;
+}
+
 export type OfFleet = [
-  Expect<Equal<typeof Fleet.join, (options: E.FleetOptions) => Promise<Fleet>>>,
+  Expect<Equal<typeof Fleet.join, Join>>,
   Expect<Equal<typeof Fleet.observe, (options: E.FleetObserveOptions) => Promise<Fleet>>>,
   Expect<Getters<Fleet, "name", string>>,
   Expect<Getters<Fleet, "isObserver" | "closed" | "isCurrent", boolean>>,
@@ -272,7 +283,11 @@ interface Topics {
 }
 type Paid = E.BusEvent<Topics, "paid">;
 type Local = <Of extends object = Record<string, unknown>>(options?: E.LocalBusOptions) => Promise<EventBus<Of>>;
-type Open = <Of extends object = Record<string, unknown>>(options: E.EventBusOptions) => Promise<EventBus<Of>>;
+interface Open {
+  <Of extends object = Record<string, unknown>>(options: E.EventBusOptions): Promise<EventBus<Of>>;
+  <Of extends object = Record<string, unknown>>(options: E.PortableEventBusOptions): Promise<E.PortableEventBus<Of>>;
+}
+
 type Publish = <Of extends "paid" | "sent">(topic: Of, payload: Topics[Of], options?: E.PublishOptions) => void;
 type Reader<Of extends keyof Topics = keyof Topics> = Subscription<E.BusEvent<Topics, Of>>;
 
@@ -309,7 +324,7 @@ export type OfEvents = [
 ];
 
 export type OfContest = [
-  Expect<Equal<typeof Contest.open, (options: C.ContestOptions) => Promise<Contest>>>,
+  Expect<Equal<typeof Contest.open, OpenContest>>,
   Expect<Getters<Contest, "owner", string>>,
   Expect<Getters<Contest, "closed", boolean>>,
   Expect<Equal<Contest["now"], () => number>>,

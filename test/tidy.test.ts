@@ -93,13 +93,13 @@ const mayImport: Record<string, string[]> = {
   contract: ["bus"],
   supervisor: ["native"],
   ".": ["bus", "contract", "native", "stdio", "supervisor", "wires"],
-  fleet: ["native"],
-  events: ["fleet", "native"],
-  contest: ["fleet", "native"],
+  fleet: ["native", "nats"],
+  events: ["fleet", "native", "nats"],
+  contest: ["fleet", "native", "nats"],
   hub: ["bus", "contest", "fleet", "native", "."],
   pool: ["bus", "supervisor", "."],
   stdio: ["supervisor"],
-  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "supervisor", "wires", "."],
+  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "nats", "stdio", "supervisor", "wires", "."],
   bench: ["cli", "contest", "events", "fleet", "native", "nats", "pool", "stdio", "."],
 };
 

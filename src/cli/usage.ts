@@ -112,6 +112,8 @@ const EXIT_BY_CODE: Readonly<Record<string, number>> = {
   FLEET_NOT_FOUND: EXIT.notFound,
   FLEET_BUSY: EXIT.noAnswer,
   RESOURCE: EXIT.noAnswer,
+  DISCONNECTED: EXIT.noAnswer,
+  CLAIM_UNCONFIRMED: EXIT.noAnswer,
   ADDRESS_IN_USE: EXIT.noAnswer,
 };
 

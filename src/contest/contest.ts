@@ -2,7 +2,7 @@
 
 import { shown } from "../check.ts";
 import { SlotbusError, ClosedError, InvalidConfigError, LeaseOwnerError } from "../errors.ts";
-import type { Fleet } from "../fleet/fleet.ts";
+import { type Fleet, overNats } from "../fleet/fleet.ts";
 import { type Holder, LeaseHandle, type Subject } from "../native/lease.ts";
 import type { Options, Rows } from "../options.ts";
 import { checkTimeout } from "../options.ts";
@@ -15,6 +15,7 @@ import {
   claimOptions,
   type ContestOptions,
   contestOptions,
+  type PortableContestOptions,
   type ReleaseOptions,
   releaseOptions,
   type TryClaimOptions,
@@ -59,9 +60,17 @@ export class Contest implements PortableContest {
   #closed = false;
 
   /** Opens a contest on the leases of a fleet. @throws (rejects) {InvalidConfigError}, {@link ClosedError} */
-  static async open(options: ContestOptions): Promise<Contest> {
+  static open(options: ContestOptions): Promise<Contest>;
+  /** Opens a contest on the leases of a fleet of any engine. @throws (rejects) as above; `CLAIM_BUCKET`; `DISCONNECTED` */
+  static open(options: PortableContestOptions): Promise<PortableContest>;
+  static async open(options: PortableContestOptions): Promise<Contest | PortableContest> {
     const base = { owner: `process-${process.pid}` };
-    const { fleet, owner, now } = contestOptions.resolve(options, { base });
+    const { fleet, owner, now } = contestOptions.resolve(options as ContestOptions, { base });
+    const far = overNats(fleet);
+    if (far) {
+      const { defaultOwner, NatsContest } = await import("./nats/contest.ts");
+      return NatsContest.open(far, options.owner === undefined ? defaultOwner() : owner, now);
+    }
     return new Contest(fleet, owner, now);
   }
 

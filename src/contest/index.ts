@@ -2,7 +2,8 @@
 
 export { type Claimed, Contest } from "./contest.ts";
 export { Fleet } from "../fleet/fleet.ts";
-export type { FleetOptions } from "../fleet/options.ts";
+export type { FleetOptions, FleetVia, PortableFleetOptions } from "../fleet/options.ts";
+export type { PortableFleet } from "../fleet/portable.ts";
 export { Fence } from "./fence.ts";
 export { Guard } from "./guard.ts";
 export type {
@@ -10,6 +11,7 @@ export type {
   ClaimOptions,
   ContestOptions,
   FenceOptions,
+  PortableContestOptions,
   ReleaseOptions,
   TryClaimOptions,
   WatchOptions,

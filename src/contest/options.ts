@@ -14,6 +14,7 @@ import {
   timeout,
 } from "../options.ts";
 import { aFleet } from "../fleet/fleet.ts";
+import type { PortableFleet } from "../fleet/portable.ts";
 import { checkOwner, checkTtl, TTL } from "./subject.ts";
 
 const owner = custom<string>(undefined, "1 to 64 bytes", checkOwner, "process-<pid>");
@@ -34,6 +35,12 @@ const contestRows = {
 
 /** Fleet and default owner of a contest. */
 export interface ContestOptions extends Given<typeof contestRows> {}
+
+/** Fleet of any engine, and default owner of a contest. */
+export interface PortableContestOptions extends Omit<ContestOptions, "fleet"> {
+  /** The fleet whose leases are claimed. */
+  fleet: PortableFleet;
+}
 
 /** @internal */
 export const contestOptions = new Options("a contest", contestRows);

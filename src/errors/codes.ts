@@ -69,6 +69,17 @@ export const CODES = {
    */
   LEASE_RESET: { retryable: true },
   /**
+   * The NATS server did not confirm a claim, a renewal or a release in time. It may have happened. A claim that happened ends with
+   * its ttl; a guard counts as held until its own deadline.
+   * @cure Check the server, and that its JetStream has a leader for the stream that the message names. Then try again.
+   */
+  CLAIM_UNCONFIRMED: { retryable: true },
+  /**
+   * The stream of a fleet's leases on the NATS server has settings that claims cannot rely on, or a key of it is not a lease.
+   * @cure Delete the stream or the key that the message names, while no process holds a lease: the next claim creates it again.
+   */
+  CLAIM_BUCKET: { retryable: false },
+  /**
    * The program of a pool does not exist or is not executable.
    * @cure Install it, or correct `command`, `cwd` or `env.PATH`.
    */

@@ -3,6 +3,7 @@
 import { checkOptions } from "../check.ts";
 import { type Codec, json } from "../codec.ts";
 import { ClosedError, InvalidConfigError } from "../errors.ts";
+import { overNats } from "../fleet/fleet.ts";
 import type { EventRing } from "../fleet/event-ring.ts";
 import { Binding } from "./binding.ts";
 import { all, type Filter } from "./filter.ts";
@@ -14,6 +15,7 @@ import {
   type EventBusOptions,
   eventBusOptions,
   type LocalBusOptions,
+  type PortableEventBusOptions,
   localBusOptions,
   type PublishOptions,
   publishOptions,
@@ -42,11 +44,19 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   #closed = false;
 
   /** Opens a bus on a ring of a fleet. @throws (rejects) {InvalidConfigError}, {@link ClosedError} */
+  static open<Topics extends object = Record<string, unknown>>(options: EventBusOptions): Promise<EventBus<Topics>>;
+  /** Opens a bus on a fleet of any engine. @throws (rejects) as above; `DISCONNECTED` */
+  static open<Topics extends object = Record<string, unknown>>(
+    options: PortableEventBusOptions,
+  ): Promise<PortableEventBus<Topics>>;
   static async open<Topics extends object = Record<string, unknown>>(
-    options: EventBusOptions,
-  ): Promise<EventBus<Topics>> {
-    const { fleet, ring, codec } = eventBusOptions.resolve(options);
-    return new EventBus<Topics>(fleet.ring(ring), codec ?? json);
+    options: PortableEventBusOptions,
+  ): Promise<EventBus<Topics> | PortableEventBus<Topics>> {
+    const { fleet, ring, codec } = eventBusOptions.resolve(options as EventBusOptions);
+    const far = overNats(fleet);
+    if (!far) return new EventBus<Topics>(fleet.ring(ring), codec ?? json);
+    const { NatsEventBus } = await import("./nats/bus.ts");
+    return NatsEventBus.open<Topics>(far, ring, (carrier) => new EventBus<Topics>(carrier, codec ?? json));
   }
 
   /** Opens a bus inside this thread. It needs no fleet and no file. @throws (rejects) {InvalidConfigError} */
@@ -94,7 +104,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
     const text = attributes === undefined ? "" : encodeAttributes(attributes);
     let known: string | null = id === undefined ? null : checkId(id);
     if (this.#bindings.size > 0) known = this.#bindId(topic, payload, attributes, known);
-    this.#ring.send(encodeEvent(this.#ring, bytes, known, text, payload, this.#codec), 0);
+    this.#ring.send(encodeEvent(this.#ring, bytes, known, text, payload, this.#codec), 0, topic);
     this.#published++;
   }
 

@@ -71,7 +71,8 @@ class ReadEvent extends WholeBody {
 }
 
 const VERSION = 1;
-const FIXED = 8;
+/** Number of bytes before the topic. */
+export const FIXED = 8;
 const NONE = 0;
 const BYTES = 1;
 const CODED = 2;

@@ -96,6 +96,37 @@ function compileTopic(filter: { readonly topic: string }): Test {
   return (event) => event.topic.startsWith(prefix);
 }
 
+/**
+ * Returns patterns of topics that together have all events of a filter, and none has events of
+ * another. A server that knows them sends no other topics, and no event twice. The filter must be valid.
+ */
+export function patternsOf(filter: Filter): string[] {
+  return patternsIn(filter) ?? ["*"];
+}
+
+/** `null`: all topics. */
+function patternsIn(filter: Filter): string[] | null {
+  if ("topic" in filter) return filter.topic === "*" ? null : [filter.topic];
+  if ("and" in filter) {
+    const lists = filter.and.map(patternsIn).filter((one) => one !== null);
+    return lists.sort((a, b) => a.length - b.length)[0] ?? null; // any of them has all events
+  }
+  if (!("or" in filter)) return null;
+  const all: string[] = [];
+  for (const one of filter.or) {
+    const patterns = patternsIn(one);
+    if (patterns === null) return null;
+    all.push(...patterns);
+  }
+  const unique = [...new Set(all)];
+  return unique.filter((one) => !unique.some((other) => other !== one && covers(other, one)));
+}
+
+/** Whether a pattern has a topic, or all topics of another pattern. */
+export function covers(pattern: string, other: string): boolean {
+  return pattern === other || (pattern.endsWith("*") && other.startsWith(pattern.slice(0, -1)));
+}
+
 function compileEquals(filter: { readonly equals: readonly [string, AttributeValue] }): Test {
   const pair: readonly unknown[] = Array.isArray(filter.equals) ? filter.equals : [];
   const [name, value] = pair;

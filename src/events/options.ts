@@ -4,6 +4,7 @@ import { shown } from "../check.ts";
 import { checkCodec, type Codec } from "../codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { aFleet } from "../fleet/fleet.ts";
+import type { PortableFleet } from "../fleet/portable.ts";
 import { from } from "../fleet/options.ts";
 import {
   bytes,
@@ -34,6 +35,12 @@ const eventBusRows = {
 
 /** Fleet, ring and codec of an event bus. */
 export interface EventBusOptions extends Given<typeof eventBusRows> {}
+
+/** Fleet of any engine, ring and codec of an event bus. */
+export interface PortableEventBusOptions extends Omit<EventBusOptions, "fleet"> {
+  /** The fleet that carries the events. */
+  fleet: PortableFleet;
+}
 
 /** @internal */
 export const eventBusOptions = new Options("an event bus", eventBusRows);

@@ -8,7 +8,7 @@ import type { EventReader, EventRing } from "../fleet/event-ring.ts";
 import { BATCHES_PER_TURN, Items } from "../fleet/items.ts";
 import { holdWhile } from "../hold.ts";
 import { type BusEvent, EventDecoder } from "./codec.ts";
-import { compile, type Filter, PredicateFailure, type Test } from "./filter.ts";
+import { compile, type Filter, patternsOf, PredicateFailure, type Test } from "./filter.ts";
 import { type SubscribeOptions, subscribeOptions } from "./options.ts";
 import { Pump } from "./pump.ts";
 
@@ -92,7 +92,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     this.#policy = policy;
     this.#signal = signal;
     this.#onClose = onClose;
-    this.#reader = ring.reader(from ?? "head");
+    this.#reader = ring.reader(from ?? "head", patternsOf(filter));
     this.#decoder = new EventDecoder(this.#reader, own ?? codec);
     this.#noteEpoch();
     this.#noteOverwritten();

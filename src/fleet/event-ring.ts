@@ -29,9 +29,13 @@ export interface EventRing {
   readonly head: number;
   /** Returns memory of at least `bytes` bytes for the next event. Valid until the next call. */
   draft(bytes: number): Buffer;
-  /** Publishes the first `bytes` bytes of the draft. Calls readers on the next turn of the event loop at the earliest. */
-  send(bytes: number, kind: number): void;
-  reader(from: From): EventReader;
+  /**
+   * Publishes the first `bytes` bytes of the draft, an event of this topic. Calls readers on the next turn of the event loop at the
+   * earliest.
+   */
+  send(bytes: number, kind: number, topic: string): void;
+  /** `patterns`: topics that the reader wants at least. A ring of memory ignores them. */
+  reader(from: From, patterns?: readonly string[]): EventReader;
   /** Calls `listener` when the ring closes. The returned function removes the listener. */
   onClose(listener: () => void): () => void;
 }

@@ -4,6 +4,7 @@ import { closeSync } from "node:fs";
 import { shown } from "../check.ts";
 import { SlotbusError, ClosedError, FleetGeometryError, FleetNotFoundError, InvalidConfigError } from "../errors.ts";
 import { closeOlder, kept, noteOpened } from "../hot.ts";
+import type { NatsLink } from "../nats/link.ts";
 import { openDirectory } from "../native/directory.ts";
 import type { FleetPlace } from "../native/fleet-failure.ts";
 import type { FleetGeometry } from "../native/fleet-geometry.ts";
@@ -15,14 +16,31 @@ import {
   type FleetObserveOptions,
   type FleetOptions,
   fleetOptions,
+  type FleetVia,
+  type PortableFleetOptions,
   type WantedSizes,
   withDefaults,
 } from "./options.ts";
+import { NatsFleet } from "./nats.ts";
+import type { PortableFleet } from "./portable.ts";
 import { Ring } from "./ring.ts";
 import { Wake } from "./wake.ts";
 
 /** All fleets of this process. After a hot reload, `instanceof` fails for a fleet that was kept. */
-const fleets = kept("fleets", () => new WeakSet<Fleet>());
+const fleets = kept("fleets", () => new WeakSet<Fleet | NatsFleet>());
+
+/** Joins a fleet on a NATS server. `via` comes from `nats()`: it has the connection. */
+async function joinOver(name: string, via: FleetVia): Promise<NatsFleet> {
+  const { link } = via as FleetVia & { link: NatsLink };
+  const fleet = await NatsFleet.join(name, link);
+  fleets.add(fleet);
+  return fleet;
+}
+
+/** @internal Returns the fleet if it is on a NATS server. */
+export function overNats(fleet: PortableFleet): NatsFleet | null {
+  return "link" in fleet ? (fleet as NatsFleet) : null;
+}
 
 /** @internal The option `fleet` of an event bus and of a contest. */
 export const aFleet = needed(
@@ -67,8 +85,18 @@ export class Fleet implements AsyncDisposable {
    * {@link FleetFullError}; {@link FleetBusyError}; `FLEET_CORRUPT`; `PERMISSION_DENIED` if other users own or can
    * access the file or the directory; `NO_SPACE`, `RESOURCE`; {@link VersionMismatchError}.
    */
-  static async join(options: FleetOptions): Promise<Fleet> {
-    const { name, directory, ...sizes } = fleetOptions.resolve(options);
+  static join(options: FleetOptions): Promise<Fleet>;
+  /**
+   * Joins a fleet on any engine: with `via: nats(…)`, on many machines. Events and claims work; rings and members do not exist there.
+   *
+   *     await using fleet = await Fleet.join({ name: "shop", via: nats({ servers: "nats://10.0.0.5" }) });
+   *
+   * @throws (rejects) as above; `DISCONNECTED`; {@link UnsupportedError} without the NATS client.
+   */
+  static join(options: PortableFleetOptions): Promise<PortableFleet>;
+  static async join(options: PortableFleetOptions): Promise<Fleet | PortableFleet> {
+    const { name, directory, via, ...sizes } = fleetOptions.resolve(options);
+    if (via?.wire === "nats") return joinOver(name, via);
     await closeOlder(`fleet ${directory}/${name}`);
     const fd = openDirectory(directory, { create: true })!;
     try {

@@ -1,7 +1,7 @@
 /** Options of fleets and cursors. Compares the sizes of a fleet with the sizes that a member asks for. */
 
 import { shown } from "../check.ts";
-import { type FleetDifference, InvalidConfigError } from "../errors.ts";
+import { type FleetDifference, InvalidConfigError, UnsupportedError } from "../errors.ts";
 import { FLEET_LIMITS, type FleetGeometry } from "../native/fleet-geometry.ts";
 import {
   custom,
@@ -55,6 +55,12 @@ type ResolvedRings = Readonly<Record<string, Resolved<typeof ringRows>>>;
 
 const RING_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/;
 
+/** @internal Returns `name` if it is a valid name of a ring. @throws {InvalidConfigError} */
+export function checkRingName(name: string): string {
+  if (RING_NAME.test(name)) return name;
+  throw invalidName(name, "ring");
+}
+
 function checkRings(rings: Rings, option: string): ResolvedRings {
   if (typeof rings !== "object" || rings === null || Array.isArray(rings)) {
     throw new InvalidConfigError(`${option} is ${shown(rings)}; it must be an object with an entry for each ring.`, {
@@ -67,7 +73,7 @@ function checkRings(rings: Rings, option: string): ResolvedRings {
   }
   return Object.fromEntries(
     all.map(([name, ring]) => {
-      if (!RING_NAME.test(name)) throw invalidName(name, "ring");
+      checkRingName(name);
       return [name, ringOptions.resolve(ring, { at: `${option}.${name}` })];
     }),
   );
@@ -82,8 +88,27 @@ const placeRows = {
   directory: custom<string>(undefined, "a path", resolveDirectory, "$SLOTBUS_DIR, else /dev/shm/slotbus-<euid>"),
 };
 
+/** What carries a fleet: `memory()`, or `nats(…)` of `slotbus/nats`. */
+export interface FleetVia {
+  readonly wire: "memory" | "socket" | "nats";
+}
+
+const VIA = "`memory()` or `nats()`";
+
+/** Fleets over a unix socket do not exist: the type leaves them out only where it can. */
+function checkVia(via: FleetVia, name: string): FleetVia {
+  const wire: unknown = typeof via === "object" && via !== null ? via.wire : undefined;
+  if (wire === "memory" || (wire === "nats" && "link" in via)) return via;
+  if (wire !== "socket") return refuse(name, via, VIA);
+  throw new UnsupportedError("A fleet needs shared memory or a NATS server; `via` is `socket()`.", {
+    hint: "Leave out `via`, or pass `nats(…)`.",
+  });
+}
+
 const fleetRows = {
   ...placeRows,
+  /** What carries the fleet. With `nats(…)` the options below have no meaning, and are only checked. */
+  via: optional(custom<FleetVia>(undefined, VIA, checkVia), "memory"),
   /** Largest number of members at the same time. */
   maxMembers: optional(integer(undefined, 1, FLEET_LIMITS.maxMembers), "64"),
   /** Largest number of leases that are held at the same time. */
@@ -92,8 +117,14 @@ const fleetRows = {
   rings: optional(custom<Rings, ResolvedRings>(undefined, `at most ${FLEET_LIMITS.rings}, by name`, checkRings)),
 };
 
+/** Name and sizes of a fleet to join, on any engine. */
+export interface PortableFleetOptions extends Given<typeof fleetRows> {}
+
 /** Name and sizes of the fleet to join. A size that you leave out is taken from the existing fleet. */
-export interface FleetOptions extends Given<typeof fleetRows> {}
+export interface FleetOptions extends Omit<PortableFleetOptions, "via"> {
+  /** What carries the fleet: shared memory. */
+  via?: { readonly wire: "memory" } | undefined;
+}
 
 /** Name and directory of the fleet to observe. */
 export interface FleetObserveOptions extends Given<typeof placeRows> {}

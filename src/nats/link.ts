@@ -166,7 +166,8 @@ export class NatsLink {
   }
 }
 
-function disconnected(cause?: Error, server?: string): SlotbusError {
+/** The server cannot be reached: nothing was sent. */
+export function disconnected(cause?: Error, server?: string): SlotbusError {
   const what = server ? `Cannot connect to the NATS server ${server}` : "The NATS server cannot be reached";
   return new SlotbusError("DISCONNECTED", `${what}${cause ? `: ${cause.message}` : ""}.`, {
     hint: "Check that the server runs and that `servers` names it. slotbus connects again by itself.",

@@ -6,6 +6,9 @@ export class Proxy implements AsyncDisposable {
   readonly #server: Server;
   readonly #pairs = new Set<[Socket, Socket]>();
   #isStuck = false;
+  #isDeaf = false;
+  /** Number of answers that {@link deafen} has lost. */
+  lost = 0;
 
   private constructor(target: number) {
     this.#server = createServer((near) => {
@@ -14,7 +17,10 @@ export class Proxy implements AsyncDisposable {
       this.#pairs.add(pair);
       for (const [one, other] of [pair, [far, near]] as const) {
         one.setNoDelay(true);
-        one.on("data", (bytes) => void other.write(bytes));
+        one.on("data", (bytes) => {
+          if (one === far && this.#isDeaf) this.#cutDeaf();
+          else other.write(bytes);
+        });
         one.on("error", () => {});
         one.on("close", () => {
           this.#pairs.delete(pair);
@@ -40,6 +46,17 @@ export class Proxy implements AsyncDisposable {
   /** Cuts all connections. */
   cut(): void {
     for (const pair of this.#pairs) for (const socket of pair) socket.destroy();
+  }
+
+  /** Loses the next bytes of the server, and with them all connections. */
+  deafen(): void {
+    this.#isDeaf = true;
+  }
+
+  #cutDeaf(): void {
+    this.#isDeaf = false;
+    this.lost++;
+    this.cut();
   }
 
   /** Lets no bytes through until {@link flow}. */

@@ -26,6 +26,8 @@ import { checks as fuzz } from "./fuzz.ts";
 import { checks as installed } from "./installed.ts";
 import { checks as large } from "./large.ts";
 import { checks as memory } from "./memory.ts";
+import { checks as natsClaims } from "./nats-claims.ts";
+import { checks as natsEvents } from "./nats-events.ts";
 import { checks as nats } from "./nats.ts";
 import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
@@ -75,6 +77,8 @@ const groups: { [name: string]: Checks } = {
   nginx,
   nats,
   front,
+  "nats-claims": natsClaims,
+  "nats-events": natsEvents,
   stdio,
   systemd,
 };
