@@ -43,7 +43,7 @@ test("the first events of a topic that began after the reader are not missed, an
   expect([reader.event(P, "new", 10, 9), reader.beat(P, 20, [["newer", 12, 5]])]).toEqual([0, 0]);
 });
 
-test("a topic that its publisher has forgotten begins anew", () => {
+test("a topic that its publisher has forgotten starts again", () => {
   const reader = new Sequences();
   reader.event(P, "a", 0, 7);
   expect([reader.event(P, "a", 50, 3), reader.event(P, "a", 0, 8), reader.event(P, "a", 50, 4)]).toEqual([2, 0, 0]);
@@ -88,7 +88,7 @@ test("a reader that receives any part of the events counts exactly the others", 
   );
 });
 
-test("the subjects of a fleet and a ring are apart from those of all others", () => {
+test("the subjects of a fleet and a ring are apart from all other subjects", () => {
   const rings = [
     ["a", "b"],
     ["a.b", "c"],

@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { SlotBus, SlotWorker } from "../src/index.ts";
-import { loadPackage } from "../src/nats/link.ts";
+import { NatsLink } from "../src/nats/link.ts";
 import { nats } from "../src/nats/index.ts";
 import { BusSubjects, checkPrefix, makeId, nameOf, tokenOf } from "../src/nats/subjects.ts";
 import { rejection } from "./support.ts";
@@ -69,9 +69,9 @@ test("a server that is not there is one clear error, that may be retried, for ea
 });
 
 test("a client library that is missing is one error with the command that installs it", async () => {
-  const error = await rejection(loadPackage("@nats-io/nothing", () => import("@nats-io/nothing" as string)));
-  expect(error).toMatchObject({
+  const link = new NatsLink({}, "slotbus", () => import("@nats-io/nothing" as string));
+  expect(await rejection(link.enter())).toMatchObject({
     code: "UNSUPPORTED",
-    hint: "Run `bun add @nats-io/nothing` or `npm install @nats-io/nothing`.",
+    hint: "Run `bun add @nats-io/transport-node` or `npm install @nats-io/transport-node`.",
   });
 });

@@ -18,6 +18,8 @@ export interface NatsVia extends RemoteVia {
   readonly link: NatsLink;
 }
 
+const load = (): Promise<typeof import("@nats-io/transport-node")> => import("@nats-io/transport-node");
+
 /**
  * A NATS server instead of this machine's memory: the option `via` of `SlotBus.connect` and `SlotWorker.open`. Takes the options of
  * `connect` of `@nats-io/transport-node`, or a connection, which you close yourself. All that get the same value share one connection.
@@ -28,9 +30,9 @@ export interface NatsVia extends RemoteVia {
  * @throws {InvalidConfigError}
  */
 export function nats(given: NatsOptions | NatsConnection = {}): NatsVia {
-  if (isConnection(given)) return { wire: "nats", link: new NatsLink(given, DEFAULT_PREFIX) };
+  if (isConnection(given)) return { wire: "nats", link: new NatsLink(given, DEFAULT_PREFIX, load) };
   const { prefix = DEFAULT_PREFIX, ...options } = checkOptions("nats()", given);
-  return { wire: "nats", link: new NatsLink(options, checkPrefix(prefix)) };
+  return { wire: "nats", link: new NatsLink(options, checkPrefix(prefix), load) };
 }
 
 export * from "../errors.ts";

@@ -17,22 +17,13 @@ const CLOSE_MS = 2_000;
 /** The client library, which is loaded at the first use. */
 export type Library = typeof import("@nats-io/transport-node");
 
-/** Loads a package of the NATS client. @throws (rejects) {UnsupportedError} with the command that installs it */
-export async function loadPackage<T>(name: string, load: () => Promise<T>): Promise<T> {
-  try {
-    return await load();
-  } catch (cause) {
-    throw new UnsupportedError(`slotbus/nats needs the package ${name}, which cannot be loaded.`, {
-      hint: `Run \`bun add ${name}\` or \`npm install ${name}\`.`,
-      cause,
-    });
-  }
-}
+const PACKAGE = "@nats-io/transport-node";
 
 /** One connection with its users. */
 export class NatsLink {
   readonly prefix: string;
   readonly #source: NatsConnection | NodeConnectionOptions;
+  readonly #load: () => Promise<Library>;
   readonly #clock: Clock;
   readonly #watchers = new Set<(isConnected: boolean) => void>();
   #opening: Promise<NatsConnection> | null = null;
@@ -42,8 +33,15 @@ export class NatsLink {
   /** Number of attempts since the connection was lost. */
   #attempts = 0;
 
-  constructor(source: NatsConnection | NodeConnectionOptions, prefix: string, clock: Clock = systemClock) {
+  /** `load` imports the client library: only `slotbus/nats` names it, so that a bundle without `nats()` does not need it. */
+  constructor(
+    source: NatsConnection | NodeConnectionOptions,
+    prefix: string,
+    load: () => Promise<Library>,
+    clock: Clock = systemClock,
+  ) {
     this.#source = source;
+    this.#load = load;
     this.prefix = prefix;
     this.#clock = clock;
   }
@@ -104,8 +102,20 @@ export class NatsLink {
     return connection;
   }
 
+  /** Loads the client library. @throws (rejects) {UnsupportedError} with the command that installs it */
+  async library(): Promise<Library> {
+    try {
+      return await this.#load();
+    } catch (cause) {
+      throw new UnsupportedError(`slotbus/nats needs the package ${PACKAGE}, which cannot be loaded.`, {
+        hint: `Run \`bun add ${PACKAGE}\` or \`npm install ${PACKAGE}\`.`,
+        cause,
+      });
+    }
+  }
+
   async #connect(given: NodeConnectionOptions): Promise<NatsConnection> {
-    const { connect } = await loadPackage("@nats-io/transport-node", () => import("@nats-io/transport-node"));
+    const { connect } = await this.library();
     const options: NodeConnectionOptions = {
       pingInterval: PING_MS,
       maxPingOut: PINGS_OUT,

@@ -62,7 +62,8 @@ let natsOfEnvironment: NatsVia | null = null;
 async function loadNats(via: NatsVia | undefined): Promise<WireChoice> {
   const { natsWire } = await loaded(import("./nats/index.ts"));
   if (via) return { module: natsWire(via.link), why: "the option `via` is nats()", cure: null };
-  const { nats } = await loaded(import("../nats/index.ts"));
+  const entry = ["slotbus", "nats"].join("/"); // not in a bundle: its client library is an optional package
+  const { nats } = await loaded(import(entry) as Promise<typeof import("../nats/index.ts")>);
   natsOfEnvironment ??= nats({ servers: process.env["NATS_URL"] });
   return { module: natsWire(natsOfEnvironment.link), why: "SLOTBUS_WIRE is nats", cure: null };
 }

@@ -198,7 +198,10 @@ export const checks: Checks = {
     await server.startAgain();
     await until(() => heard.unknown === 4 && a.via.link.isConnected, "the gap of the server's death came");
     const count = heard.events.length;
-    await until(() => (void a.bus.publish("t", sent++), heard.events.length > count + 3), "events come again");
+    await until(
+      () => (void a.bus.publish("t", sent++), heard.events.length > count + 3),
+      "events arrive after the cut",
+    );
     expect(heard.lost === 0, `nothing was counted as lost: ${heard.lost}`);
   },
 

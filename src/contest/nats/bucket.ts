@@ -6,7 +6,6 @@
 import type { Msg, MsgHdrs } from "@nats-io/transport-node";
 import { SlotbusError, UnsupportedError } from "../../errors.ts";
 import type { NatsFleet } from "../../fleet/nats.ts";
-import { loadPackage } from "../../nats/link.ts";
 import { bucketOf, decodeRecord, type LeaseRecord } from "./record.ts";
 
 /** Oldest server with a ttl for each message and markers of expiry that follow it, as numbers. */
@@ -58,8 +57,7 @@ export class Bucket {
 
   /** Opens the bucket, and creates it if there is none. @throws (rejects) {UnsupportedError}; `CLAIM_BUCKET`; `DISCONNECTED` */
   static async open(fleet: NatsFleet): Promise<Bucket> {
-    const name = "@nats-io/transport-node";
-    const { headers } = await loadPackage(name, () => import("@nats-io/transport-node"));
+    const { headers } = await fleet.link.library();
     checkVersion(fleet.connection.info?.version ?? "0");
     const bucket = new Bucket(fleet, headers);
     try {

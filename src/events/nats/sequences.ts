@@ -1,6 +1,6 @@
 /**
  * Finds lost events. Each publisher numbers the events of each topic from 1. `base` is the number of events that it had published, of any
- * topic, when it began to count this topic: it begins anew when it has forgotten the topic. A topic that began after this reader has heard
+ * topic, when it began to count this topic: it starts again when it has forgotten the topic. A topic that began after this reader has heard
  * the publisher was received from its first event on; an older one from the first event that arrives.
  */
 
