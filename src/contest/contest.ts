@@ -2,7 +2,8 @@
 
 import { shown } from "../check.ts";
 import { SlotbusError, ClosedError, InvalidConfigError, LeaseOwnerError } from "../errors.ts";
-import { type Fleet, overNats } from "../fleet/fleet.ts";
+import type { Fleet } from "../fleet/fleet.ts";
+import { overNats } from "../fleet/nats.ts";
 import { type Holder, LeaseHandle, type Subject } from "../native/lease.ts";
 import type { Options, Rows } from "../options.ts";
 import { checkTimeout } from "../options.ts";

@@ -3,7 +3,7 @@
 import { checkOptions } from "../check.ts";
 import { type Codec, json } from "../codec.ts";
 import { ClosedError, InvalidConfigError } from "../errors.ts";
-import { overNats } from "../fleet/fleet.ts";
+import { overNats } from "../fleet/nats.ts";
 import type { EventRing } from "../fleet/event-ring.ts";
 import { Binding } from "./binding.ts";
 import { all, type Filter } from "./filter.ts";

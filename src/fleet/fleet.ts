@@ -37,11 +37,6 @@ async function joinOver(name: string, via: FleetVia): Promise<NatsFleet> {
   return fleet;
 }
 
-/** @internal Returns the fleet if it is on a NATS server. */
-export function overNats(fleet: PortableFleet): NatsFleet | null {
-  return "link" in fleet ? (fleet as NatsFleet) : null;
-}
-
 /** @internal The option `fleet` of an event bus and of a contest. */
 export const aFleet = needed(
   custom<Fleet>(undefined, "a Fleet", (fleet, name) =>

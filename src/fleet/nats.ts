@@ -77,3 +77,8 @@ export function unsupported(what: string): UnsupportedError {
     hint: "Join the fleet without `via`, or leave out this call.",
   });
 }
+
+/** Returns the fleet if it is on a NATS server. */
+export function overNats(fleet: PortableFleet): NatsFleet | null {
+  return "link" in fleet ? (fleet as NatsFleet) : null;
+}
