@@ -13,7 +13,7 @@ import { measure, presentation, PRESETS } from "../bus.ts";
 import { describeMachine } from "../report.ts";
 import { missing } from "../servers.ts";
 import { type CommonFlags, inWorkspace, modeOf, present, verifyAnswerer } from "../suite.ts";
-import { type Contestant, start, startSlotbus } from "../systems.ts";
+import { type Contestant, start, startSlotbus, type Workspace } from "../systems.ts";
 import { startGrpc } from "./grpc.ts";
 import { startThrough } from "./servers.ts";
 import { buildRust, startRust } from "./rust.ts";
@@ -40,7 +40,6 @@ async function run(flags: Flags): Promise<void> {
   const payloads = sizes(flags.payload ?? preset.payloads);
   const inFlight = (flags.inFlight ?? preset.inFlight).split(",").map(Number);
   const plan = { ...preset, mode, payloads, inFlight };
-  installPackages(import.meta.dir);
   const rust = buildRust();
   if ("missing" in rust) console.error(`${IN_RUST.join(", ")}: skipped, because ${rust.missing}.`);
   const servers = (["redis", "nats"] as const).filter((name) => {
@@ -48,7 +47,7 @@ async function run(flags: Flags): Promise<void> {
     if (why !== null) console.error(why);
     return why === null;
   });
-  const all = (workspace: Parameters<typeof startGrpc>[0]): (() => Promise<Contestant>)[] => [
+  const all = (workspace: Workspace): (() => Promise<Contestant>)[] => [
     () => startSlotbus(workspace),
     ...KNOWN.map((name) => () => start(name, workspace)),
     () => startGrpc(workspace),
@@ -73,6 +72,13 @@ async function run(flags: Flags): Promise<void> {
   );
 }
 
+if (installPackages(import.meta.dir)) {
+  // Bun does not look again for a module that it has not found.
+  const again = Bun.spawnSync([process.execPath, ...process.argv.slice(1)], {
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  process.exit(again.exitCode);
+}
 await new Command("rivals")
   .option("--quick", "short rounds")
   .option("--short", "64 B only")

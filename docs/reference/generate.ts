@@ -75,10 +75,11 @@ function nameModules(): string[] {
   });
 }
 
-/** Installs the packages of a folder's lock file, unless they are there. */
-export function installPackages(folder: string): void {
-  if (Bun.spawnSync(["npm", "ls", "--silent"], { cwd: folder }).success) return;
+/** Installs the packages of a folder's lock file, unless they are there. Returns whether it did. */
+export function installPackages(folder: string): boolean {
+  if (Bun.spawnSync(["npm", "ls", "--silent"], { cwd: folder }).success) return false;
   run(["npm", "ci", "--loglevel=error", "--prefer-offline"], folder);
+  return true;
 }
 
 /** Makes the pages; throws with the list of what has no doc comment. Returns what TypeDoc found. */

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -224,26 +225,43 @@ static void race_to_join(uint32_t number)
 	_exit(0);
 }
 
+static void eight_join_at_once(void)
+{
+	board_open();
+	pid_t children[8];
+	for (uint32_t i = 0; i < 8; i++) {
+		children[i] = split();
+		if (children[i] == 0) race_to_join(i);
+	}
+	store_seq(&board->go, 1);
+	uint32_t indices = 0;
+	for (int i = 0; i < 8; i++) CHECK_EQ(reap(children[i]), 0);
+	for (int i = 0; i < 8; i++) {
+		indices |= 1u << board->index[i];
+		CHECK(board->epoch[i] == board->epoch[0] && board->inode[i] == board->inode[0]);
+	}
+	CHECK_EQ(indices, 0xff);
+	board_close();
+}
+
 TEST("eight processes that make a fleet at once are eight members of one file, which the last of "
      "eight that leave at once removes")
 {
 	for (int turn = 0; turn < 25; turn++) {
 		enter();
-		board_open();
-		pid_t children[8];
-		for (uint32_t i = 0; i < 8; i++) {
-			children[i] = split();
-			if (children[i] == 0) race_to_join(i);
-		}
-		store_seq(&board->go, 1);
-		uint32_t indices = 0;
-		for (int i = 0; i < 8; i++) CHECK_EQ(reap(children[i]), 0);
-		for (int i = 0; i < 8; i++) {
-			indices |= 1u << board->index[i];
-			CHECK(board->epoch[i] == board->epoch[0] && board->inode[i] == board->inode[0]);
-		}
-		CHECK_EQ(indices, 0xff);
-		board_close();
+		eight_join_at_once();
+		depart(0);
+	}
+}
+
+TEST("eight processes make one fleet file although a stopped process keeps the turn to make it")
+{
+	for (int turn = 0; turn < 3; turn++) {
+		enter();
+		int kept = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		CHECK_EQ(flock(kept, LOCK_EX), 0);
+		eight_join_at_once();
+		close(kept);
 		depart(0);
 	}
 }

@@ -105,7 +105,7 @@ static void waits(void)
 	uint64_t start = os_now_ns();
 	hold(1);
 	CHECK_EQ(pthread_create(&thread, NULL, terminate_waiting, NULL), 0);
-	while (*sb_stop_word() == 0) CHECK_EQ(sb_sessions_wait(all, -1, 5000, 1), 0);
+	while (load_seq(sb_stop_word()) == 0) CHECK_EQ(sb_sessions_wait(all, -1, 5000, 1), 0);
 	CHECK(os_now_ns() - start < 5000000000u);
 	pthread_join(thread, NULL);
 	start = os_now_ns();
@@ -201,6 +201,15 @@ static void once(void)
 	sb_stop_release();
 }
 
+static void once_without_holder(void)
+{
+	set_restores();
+	hold(1);
+	sb_stop_release();
+	progress = 8;
+	terminate();
+}
+
 static void ignored(void)
 {
 	set_handler((struct sigaction){ .sa_handler = SIG_IGN });
@@ -212,6 +221,7 @@ static void ignored(void)
 TEST("a handler that runs once runs at the end, and a process that ignored SIGTERM ends too")
 {
 	CHECK_EQ(in_child(once), 7);
+	CHECK_EQ(in_child(once_without_holder), 8);
 	CHECK_EQ(in_child(ignored), BY_SIGTERM);
 }
 

@@ -48,9 +48,9 @@ const STOP_MS = 300;
 const STALL_MS = 60_000;
 /** Longest delay of a death's report, and of a settlement, in ms; or three times the delay without a bus. */
 const GRACE_MS = 100;
-/** Most growth of the client's own memory in one life, in MiB; in a short life the heap is not warm yet. */
+/** Most growth of the client's own memory in one life, in MiB. A short life has few points, and the heap is not warm yet. */
 const GROWTH_MIB = 24;
-const YOUNG_MIB = 48;
+const YOUNG_MIB = 64;
 /** Fewest quiet points of a life that is not short. */
 const OLD = 15;
 
@@ -365,13 +365,13 @@ function judgeTimes(): void {
 }
 
 /**
- * Growth of the lowest point from the first to the last third of a life's quiet points, without the first point. Garbage that is
- * not collected yet only raises a point; a leak raises the lowest one too.
+ * Growth of the lowest point from the first to the last third of a life's quiet points (of a short life: half), without the first
+ * point. Garbage that is not collected yet only raises a point; a leak raises the lowest one too.
  */
 function growthOf({ rss }: Life): number {
   const points = rss.slice(1);
-  const third = Math.ceil(points.length / 3);
-  return Math.min(...points.slice(-third)) - Math.min(...points.slice(0, third));
+  const part = Math.ceil(points.length / (rss.length < OLD ? 2 : 3));
+  return Math.min(...points.slice(-part)) - Math.min(...points.slice(0, part));
 }
 
 function judgeGrowth(): void {

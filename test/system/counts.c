@@ -10,11 +10,13 @@
 #include <unistd.h>
 
 void __gcov_dump(void);
+void __gcov_reset(void);
 _Noreturn void __real__exit(int code);
 _Noreturn void __wrap__exit(int code);
 int __real_kill(pid_t pid, int signal);
 int __wrap_kill(pid_t pid, int signal);
 
+/* A test may have left too little for the files of counts. */
 static void lift(int resource)
 {
 	struct rlimit limit;
@@ -26,7 +28,7 @@ static void lift(int resource)
 _Noreturn void __wrap__exit(int code)
 {
 	signal(SIGXFSZ, SIG_IGN);
-	lift(RLIMIT_NOFILE); /* a test may have left too little for the files of counts */
+	lift(RLIMIT_NOFILE);
 	lift(RLIMIT_FSIZE);
 	umask(0); /* a process of another user adds its counts to the same files */
 	__gcov_dump();
@@ -35,7 +37,11 @@ _Noreturn void __wrap__exit(int code)
 
 int __wrap_kill(pid_t pid, int signal)
 {
-	if (pid == getpid()) __gcov_dump();
+	if (pid == getpid()) {
+		lift(RLIMIT_NOFILE);
+		__gcov_dump();
+		__gcov_reset(); /* it may live on, and saves what it counts from here */
+	}
 	return __real_kill(pid, signal);
 }
 

@@ -97,7 +97,7 @@ const fileRules: Rule<FleetFile>[] = [
         "error = renameat(fleet->dir, temporary.text, fleet->dir, file.text);",
       ],
     ],
-    test: "eight processes that make a fleet at once",
+    test: "eight processes make one fleet file although a stopped process keeps the turn",
     runs: 5,
   },
   {
