@@ -488,7 +488,10 @@ class Audience {
       await eventually(
         async () => String((await this.heard(path)).map(plain).at(-1)) === end,
         `${path} receives ${end}`,
-      );
+      ).catch(async ({ message }: Error) => {
+        const state = await this.page.evaluate(`probe.streams[${JSON.stringify(path)}].source.readyState`);
+        throw new Error(`${message}; in state ${state} it has ${(await this.heard(path)).map(plain).join()}`);
+      });
       expectEqual((await this.heard(path)).map(plain), wanted, `events of ${path}`);
       const ids = (await this.heard(path)).filter(({ type }) => type === "news").map(({ id }) => id);
       expectEqual(new Set(ids).size, ids.length, "ids");
