@@ -247,6 +247,16 @@ describe("time limits", () => {
     expect(pool.stats()).toMatchObject({ killed: 1, restarted: 1 });
   });
 
+  test("behind a task that runs on after its timeout, the next task gets a new process", async () => {
+    await using space = new Workspace();
+    await using pool = await start(space, { max: 2, kill: 60_000 });
+    const before = await pool.run("pid", []);
+    expect(await rejection(pool.run("spin", [], { timeout: 50 }))).toBeInstanceOf(RequestTimeoutError);
+    expect(await pool.run("pid", [], { timeout: 10_000 })).not.toBe(before);
+    expect(pool.stats()).toMatchObject({ killed: 0, restarted: 0 });
+    process.kill(before, "SIGKILL");
+  });
+
   test("an abort reaches the task's signal, and a task that obeys keeps its process", async () => {
     await using space = new Workspace();
     const file = join(space.directory, "aborted.txt");

@@ -319,24 +319,23 @@ describe("restarts", () => {
     });
     const seen: string[] = [];
     supervisor.on("joined", ({ id, life, state }) => seen.push(`joined ${id} ${life} ${state}`));
-    supervisor.on("left", ({ id, life, pid }, report) =>
-      seen.push(`left ${id} ${life} ${pid === report.pid} ${report.how}`),
-    );
-    supervisor.on("died", ({ id, life, pid }, report) =>
-      seen.push(`died ${id} ${life} ${pid === report.pid} ${report.how}`),
-    );
+    for (const event of ["left", "died"] as const)
+      supervisor.on(event, ({ id, life, pid, state }, report) =>
+        seen.push(`${event} ${id} ${life} ${pid === report.pid} ${report.how} ${state}`),
+      );
     await until(() => seen.length === 2, "both joined");
     expect(seen.sort()).toEqual(["joined 0 1 ready", "joined 1 1 ready"]);
     writeFileSync(slow, "");
     process.kill(pids(supervisor)[0]!, "SIGKILL");
     await until(() => seen.length === 4, "two deaths");
-    expect(seen.slice(2)).toEqual(["died 0 1 true itself", "died 0 2 true SIGTERM"]);
+    expect(seen.slice(2)).toEqual(["died 0 1 true itself stopped", "died 0 2 true SIGTERM stopped"]);
     rmSync(slow);
     await until(() => states(supervisor) === "ready,ready", "its third life");
     await supervisor.resize(1);
     await supervisor.close();
     await until(() => seen.length === 7, "both left");
-    expect(seen.slice(4)).toEqual(["joined 0 3 ready", "left 1 1 true end of input", "left 0 3 true end of input"]);
+    const byInput = "true end of input stopped";
+    expect(seen.slice(4)).toEqual(["joined 0 3 ready", `left 1 1 ${byInput}`, `left 0 3 ${byInput}`]);
   });
 
   for (const [policy, code, state, lifes] of [

@@ -53,6 +53,11 @@ export class Choice {
     return this.#all.reduce((sum, { concurrency }) => sum + concurrency, 0);
   }
 
+  /** Number of requests at all workers, including those whose callers have given up. */
+  get load(): number {
+    return this.#all.reduce((sum, { load }) => sum + load, 0);
+  }
+
   add(connection: Connection): void {
     this.#all.push(connection);
     if (this.#client >= 0) this.#all.sort((a, b) => a.pid - b.pid || a.id - b.id); // the same order in all clients

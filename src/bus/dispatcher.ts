@@ -215,7 +215,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
       exchange.extra.startedAt = this.clock.now();
       if (!this.#encode(exchange)) return;
       this.#queue.pushBack(exchange);
-      this.supply?.grow(this.unsettled.count);
+      this.supply?.grow(this.#queue.length + this.choice.load);
     }
   }
 
@@ -237,7 +237,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
       const connection = this.choice.pick();
       if (!connection) {
         const down = this.choice.isEmpty ? this.supply?.downFor : null;
-        if (!down) return this.supply?.grow(this.unsettled.count);
+        if (!down) return this.supply?.grow(this.#queue.length + this.choice.load);
         const { startedAt } = exchange.extra;
         exchange.fail(new NoWorkerError(this.name, now - startedAt, "bus", down, exchange.isRetried));
         continue;

@@ -86,8 +86,8 @@ export interface WorkerSupply {
   /** Why the worker that was given up last had ended. */
   readonly givenUp: WorkerFailedError | null;
   readonly lastFailure: SlotbusError | null;
-  /** Called when requests wait for a worker. `unsettled` is the number of waiting and running requests. */
-  grow(unsettled: number): void;
+  /** Called when requests wait for a worker. `count`: those that wait or run, also if their callers have given up. */
+  grow(count: number): void;
   /** Returns the counter of the worker's responses; `null` if they are not counted. */
   joined(connection: Connection): Counted | null;
   left(connection: Connection): void;

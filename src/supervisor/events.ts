@@ -30,9 +30,9 @@ export interface WorkerStatus {
 export interface SupervisorEvents {
   /** A worker is ready. */
   joined: [worker: WorkerStatus];
-  /** A process ended as requested: by `close`, `resize` or a replacement. */
+  /** A process ended as requested: by `close`, `resize` or a replacement. `worker` describes that process: it is `stopped`. */
   left: [worker: WorkerStatus, report: ExitReport];
-  /** A process ended unexpectedly, or was killed because it hung or was not ready in time. */
+  /** A process ended unexpectedly, or was killed because it hung or was not ready in time; it is `stopped`, too. */
   died: [worker: WorkerStatus, report: ExitReport];
   /** The state of a worker changed. */
   state: [worker: WorkerStatus, previous: WorkerState];

@@ -180,11 +180,11 @@ export class WorkerPool<Connection extends PooledConnection> {
     else if (connection.isEvicted) member.process.recycle();
   }
 
-  /** Starts more workers, because requests wait. `unsettled` is the number of waiting and running requests. */
-  grow(unsettled: number): void {
+  /** Starts more workers, because requests wait. `count`: those that wait or run, also if their callers have given up. */
+  grow(count: number): void {
     const { max } = this.#workers;
     if (this.#target === max || this.#stopped || this.supervisor.pausedFor) return; // resizing would end the pause
-    const wanted = Math.min(max, Math.ceil(unsettled / this.#owner.placesPerWorker()));
+    const wanted = Math.min(max, Math.ceil(count / this.#owner.placesPerWorker()));
     if (wanted > this.#target) this.#resize(wanted);
   }
 

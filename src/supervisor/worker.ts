@@ -247,7 +247,7 @@ export class Worker<Connection extends WorkerLink> {
       life.isRetired = true;
       this.#owner.changed();
       life.connection?.ended(report);
-      const worker = { ...this.status, life: report.life, pid: report.pid };
+      const worker = { ...this.status, life: report.life, pid: report.pid, state: "stopped" as const };
       this.#owner.tell(life.wasAsked ? "left" : "died", worker, report);
     });
     await life.open();
