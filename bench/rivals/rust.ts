@@ -8,16 +8,22 @@ import { type Contestant, type RivalName, Workspace } from "../systems.ts";
 const root = resolve(import.meta.dir, "../..");
 const target = join(root, "zig-out/rivals");
 
+/** Whether there is a cargo that runs: rustup's does not without a toolchain. */
+export function hasCargo(PATH = process.env["PATH"]): boolean {
+  const cargo = Bun.which("cargo", { PATH });
+  return cargo !== null && Bun.spawnSync([cargo, "--version"], { stdio: ["ignore", "ignore", "ignore"] }).success;
+}
+
 /** Builds the program. Returns its path, or why it cannot be built. */
 export function buildRust(): { program: string } | { missing: string } {
-  if (!Bun.which("cargo")) return { missing: "cargo is not installed" };
+  if (!hasCargo()) return { missing: "cargo is not installed" };
   const build = Bun.spawnSync(["cargo", "build", "--release", "--locked", "--quiet"], {
     cwd: join(import.meta.dir, "rust"),
     env: { ...process.env, CARGO_TARGET_DIR: target },
     stdio: ["ignore", "ignore", "pipe"],
   });
   if (build.exitCode === 0) return { program: join(target, "release/rivals") };
-  return { missing: `cargo build failed: ${build.stderr.toString().trim().split("\n").at(-1)}` };
+  return { missing: `cargo build failed: ${build.stderr.toString().trim().split("\n")[0]}` };
 }
 
 /** Reads exact numbers of bytes of a stream. */

@@ -2,6 +2,7 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { hasCargo } from "../../bench/rivals/rust.ts";
 import { type Checks, expect, needTool, note, path, root } from "./checks.ts";
 
 interface Result {
@@ -35,7 +36,7 @@ async function without(): Promise<void> {
 }
 
 async function inRust(): Promise<void> {
-  if (!Bun.which("cargo", { PATH: path })) return note("not tried: cargo is not installed");
+  if (!hasCargo(path)) return note("not tried: cargo is not installed");
   const { systems, notes } = await measured("1,8", path);
   note(`${systems.length} rows`);
   for (const name of IN_RUST) expect(systems.includes(`${name} 1`), `${name} is missing: ${notes}`);
