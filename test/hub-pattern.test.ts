@@ -7,13 +7,13 @@ import { hubOptions } from "../src/hub/options.ts";
 import { routeLimits } from "../src/hub/proxy.ts";
 import type { Method } from "../src/bus/codec.ts";
 
-const limits = routeLimits(hubOptions.resolve({}), {});
+const rest = { limits: routeLimits(hubOptions.resolve({}), {}), counts: { requests: 0, errors: 0, ms: 0 } };
 
 function table(...routes: string[]): RouteTable<string> {
   return new RouteTable(
     routes.map((text) => {
       const [method, path] = text.split(" ");
-      return { method: method as Method, pattern: parsePattern(path), sse: false, ws: false, limits, owner: text };
+      return { method: method as Method, pattern: parsePattern(path), sse: false, ws: false, ...rest, owner: text };
     }),
   );
 }
@@ -119,7 +119,7 @@ describe("routing", () => {
     expect(found(all, "HEAD", "/b")).toEqual({ "": "GET /b" }); // the HEAD route has another owner
     expect(found(all, "HEAD", "/c")).toEqual({ "": "HEAD /c" });
     const both = (["GET", "HEAD"] as const).map((method) => {
-      return { method, pattern: parsePattern("/x"), sse: false, ws: false, limits, owner: "one" };
+      return { method, pattern: parsePattern("/x"), sse: false, ws: false, ...rest, owner: "one" };
     });
     expect(new RouteTable(both).find("HEAD", "/x")!.route.method).toBe("HEAD");
     expect(found(all, "PUT", "/a")).toBeNull();

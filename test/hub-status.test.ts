@@ -393,11 +393,17 @@ describe("as data", () => {
 test("a second has the errors and percentiles of its requests, each bucket includes the smaller ones, and no count overflows", () => {
   setSystemTime(new Date("2026-01-01"));
   const meter = new Meter();
+  const route = { owner: { name: "w" }, counts: { requests: 0, errors: 0, ms: 0 } };
   const statuses = [200, 499, 500, 599];
-  for (let i = 1; i <= 1_000; i++) meter.record("w", statuses[i % 4]!, i / 10);
+  for (let i = 1; i <= 1_000; i++) meter.record(route, statuses[i % 4]!, i / 10);
   setSystemTime(new Date("2026-01-01T00:00:01"));
   const [second, ...more] = meter.history();
+  meter.record(route, 200, 1);
+  setSystemTime(new Date("2026-01-01T00:00:04"));
+  meter.history();
   setSystemTime();
+  expect(meter.counts.get("w")!.course).toEqual([1_000, 1, 0, 0]);
+  expect(route.counts).toEqual({ requests: 1_001, errors: 500, ms: expect.closeTo(50_051) });
   expect([second!.requests, second!.errors, more.length]).toEqual([1_000, 500, 0]);
   const { p50, p90, p99 } = second!;
   for (const [found, truth] of [
@@ -408,7 +414,7 @@ test("a second has the errors and percentiles of its requests, each bucket inclu
     expect(found / truth).toBeWithin(1, 1.01);
   const counts = meter.counts.get("w")!;
   const upTo = (seconds: number) => cumulative([...counts.inBucket]).find(([bound]) => bound === seconds)![1];
-  expect([0.0001, 0.01, 0.1, 1].map(upTo)).toEqual([1, 100, 1_000, 1_000]);
+  expect([0.0001, 0.01, 0.1, 1].map(upTo)).toEqual([1, 101, 1_001, 1_001]);
   counts.inBucket[0] = 2 ** 32 - 1; // 32 bits overflow after some hours of load
   counts.add(200, 0.001);
   expect(counts.inBucket[0]).toBe(2 ** 32);

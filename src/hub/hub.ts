@@ -18,11 +18,12 @@ import { answer, forward, headerOf, type Incoming, type RequestHeaders } from ".
 import { Proxies } from "./proxies.ts";
 import { Ids } from "./ids.ts";
 import { Registry } from "./registry.ts";
+import type { Route } from "./routes.ts";
 import { Meter } from "./meter.ts";
 import { Direct } from "./direct.ts";
 import { HubGroup } from "./group.ts";
 import { IDLE_S, listen } from "./listen.ts";
-import type { Audience, HubEvents } from "./service.ts";
+import type { Audience, HubEvents, Service } from "./service.ts";
 import { emptyStream, EventStreams } from "./sse.ts";
 import { Sockets } from "./sockets.ts";
 import { Status } from "./status.ts";
@@ -38,8 +39,8 @@ interface Exchange {
   readonly server: AnyServer | undefined;
   /** `performance.now()` */
   readonly began: number;
-  /** Name of the worker that the route belongs to; `""` if the hub responds itself. */
-  worker: string;
+  /** `null` if the hub responds itself. */
+  route: Route<Service> | null;
   /** `""` until the URL is parsed. */
   path: string;
   /** Client address, for listeners of `request`; `undefined` when there are none. */
@@ -202,7 +203,7 @@ export class Hub extends Closing<HubEvents> {
       id,
       server,
       began,
-      worker: "",
+      route: null,
       path: "",
       address,
       ended: null,
@@ -283,11 +284,11 @@ export class Hub extends Closing<HubEvents> {
   }
 
   /** Counts the request, and tells listeners of `request`. */
-  #note({ id, request, worker, path, began, address }: Exchange, status: number, bytes: number | null): void {
+  #note({ id, request, route, path, began, address }: Exchange, status: number, bytes: number | null): void {
     const ms = performance.now() - began;
-    this.#meter.record(worker, status, ms);
+    this.#meter.record(route, status, ms);
     if (address === undefined) return;
-    const info = { id, method: request.method, path, status, ms, bytes, worker: worker || null, address };
+    const info = { id, method: request.method, path, status, ms, bytes, worker: route?.owner.name ?? null, address };
     queueMicrotask(() => this.emit("request", info));
   }
 
@@ -316,7 +317,7 @@ export class Hub extends Closing<HubEvents> {
     const { params, route } = match;
     const { pattern, owner, sse, ws, limits } = route;
     if (isHandshake && !ws) throw new Failure(501, "NO_WEBSOCKET", "This route takes no WebSockets.");
-    exchange.worker = owner.name;
+    exchange.route = route;
     if (!owner.isThere) {
       if (sse && isEventSource(request)) return emptyStream(id);
       throw new Failure(503, "NO_WORKER", "No worker serves this route.", RETRY);

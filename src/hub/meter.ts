@@ -1,12 +1,15 @@
 /** Counts the requests of a hub by status and latency. */
 
 import { Latencies } from "../latency.ts";
+import type { RouteCounts } from "./routes.ts";
 
 /** Latency buckets per power of ten. The upper bounds are in ms, from 10 µs to 100 s. */
 const PER_DECADE = 4;
 const BOUNDS: readonly number[] = Array.from({ length: 7 * PER_DECADE + 1 }, (_, i) => 10 ** (i / PER_DECADE - 2));
 /** Seconds of history that the status page shows. */
 const HISTORY = 300;
+/** Seconds of the course of each worker name. */
+const COURSE = 60;
 
 /** Figures of one second. */
 export interface Sample {
@@ -28,6 +31,17 @@ export class Counts {
   readonly inBucket = new Float64Array(BOUNDS.length + 1);
   total = 0;
   sumMs = 0;
+  /** Requests in each of the last complete seconds; the newest is last. */
+  readonly course: number[] = [];
+  /** `total` when the current second began. */
+  #before = 0;
+
+  /** Completes a second, and `idle` seconds after it without requests. */
+  roll(idle: number): void {
+    this.course.push(this.total - this.#before, ...Array<number>(Math.min(idle, COURSE)).fill(0));
+    this.course.splice(0, this.course.length - COURSE);
+    this.#before = this.total;
+  }
 
   add(status: number, ms: number): void {
     this.statuses.set(status, (this.statuses.get(status) ?? 0) + 1);
@@ -44,6 +58,12 @@ export function cumulative(inBucket: readonly number[]): [bound: number, count: 
   return BOUNDS.map((bound, at) => [bound / 1_000, (sum += inBucket[at]!)]);
 }
 
+/** The part of a route that is counted. */
+interface Counted {
+  readonly owner: { readonly name: string };
+  readonly counts: RouteCounts;
+}
+
 export class Meter {
   /** Counts by worker name; `""` for responses of the hub itself. */
   readonly counts = new Map<string, Counts>();
@@ -52,14 +72,20 @@ export class Meter {
   #samples: Sample[] = [];
   #began = secondOf(Date.now());
 
-  /** `name`: worker name, `""` for a response of the hub itself. */
-  record(name: string, status: number, ms: number): void {
+  /** `route`: `null` for a response of the hub itself. */
+  record(route: Counted | null, status: number, ms: number): void {
     this.#roll(Date.now());
+    const name = route === null ? "" : route.owner.name;
     let counts = this.counts.get(name);
     if (!counts) this.counts.set(name, (counts = new Counts()));
     counts.add(status, ms);
     this.#second.add(ms);
     if (status >= 500) this.#errors++;
+    if (route === null) return;
+    const { counts: own } = route;
+    own.requests++;
+    own.ms += ms;
+    if (status >= 500) own.errors++;
   }
 
   /** The newest complete seconds; seconds without requests are left out. */
@@ -84,6 +110,8 @@ export class Meter {
       this.#samples.push(sample);
       if (this.#samples.length > HISTORY) this.#samples.shift();
     }
+    const idle = Math.max(0, Math.floor((now - this.#began) / 1_000) - 1);
+    for (const counts of this.counts.values()) counts.roll(idle);
     this.#second.reset();
     this.#errors = 0;
     this.#began = secondOf(now);

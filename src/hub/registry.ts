@@ -11,7 +11,7 @@ import { routeLimits } from "./proxy.ts";
 import { type Route, routeKey, RouteTable } from "./routes.ts";
 import { type Audience, type Registration, Service } from "./service.ts";
 
-type RequestedRoute = Omit<Route<Service>, "owner">;
+type RequestedRoute = Omit<Route<Service>, "owner" | "counts">;
 
 const ROUTES_MAX = 10_000;
 /** Characters of a refused name that are reported. */
@@ -100,7 +100,11 @@ export class Registry {
     routes: readonly RouteRequest[],
   ): Registration & { bus: string } {
     service.requests = routes;
-    const own = requested.map((route) => ({ ...route, owner: service }));
+    const before = new Map(service.routes.map((route) => [routeKey(route), route.counts]));
+    const own = requested.map((route) => {
+      const counts = before.get(routeKey(route)) ?? { requests: 0, errors: 0, ms: 0 };
+      return { ...route, owner: service, counts };
+    });
     service.register(registration, own);
     this.#rebuild();
     return { ...registration, bus: service.bus.name };

@@ -16,6 +16,17 @@ export interface Route<Owner> {
   readonly ws: boolean;
   readonly limits: RouteLimits;
   readonly owner: Owner;
+  /** What this process has answered. */
+  readonly counts: RouteCounts;
+}
+
+/** Answers of one route, since its worker name first registered it. */
+export interface RouteCounts {
+  requests: number;
+  /** Those with a status from 500 on. */
+  errors: number;
+  /** Sum of their times, in ms. */
+  ms: number;
 }
 
 export interface Match<Owner> {

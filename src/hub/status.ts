@@ -107,10 +107,12 @@ export class Status {
   /** Figures of this process. */
   part(): Part {
     const { user, system } = process.cpuUsage();
-    const counts = [...this.#meter.counts].map(([name, { statuses, inBucket, total, sumMs }]) => [
+    const history = this.#meter.history(); // first, because it completes the last second
+    const counts = [...this.#meter.counts].map(([name, { statuses, inBucket, total, sumMs, course }]) => [
       name,
-      { statuses: Object.fromEntries(statuses), inBucket: [...inBucket], total, sumMs },
+      { statuses: Object.fromEntries(statuses), inBucket: [...inBucket], total, sumMs, course: [...course] },
     ]);
+    const used = this.#registry.table.routes.filter((route) => route.counts.requests > 0);
     const workers = this.#registry.services.map(({ name, bus }) => {
       const { workers: attached, queued } = bus.stats();
       const inFlight: Record<string, number> = {};
@@ -123,8 +125,9 @@ export class Status {
       clients: this.#hub.clients(),
       sockets: { size, messages, losses },
       counts: Object.fromEntries(counts),
+      routes: Object.fromEntries(used.map((route) => [`${route.method} ${route.pattern.text}`, { ...route.counts }])),
       workers: Object.fromEntries(workers),
-      history: this.#meter.history(),
+      history,
       rss: process.memoryUsage.rss(),
       cpu: user + system,
     };
@@ -157,6 +160,8 @@ export class Status {
       sockets: whole.sockets,
       /** Responses of the hub itself, by status. */
       statuses: whole.counts[""]?.statuses ?? {},
+      /** Answers of the routes that have any, by method and pattern. */
+      used: whole.routes,
       workers: this.#registry.services
         .map(({ name, bus, isThere }) => ({ name, there: isThere, ...this.#worker(name, bus, whole) }))
         .sort((a, b) => (a.name < b.name ? -1 : 1)),
@@ -181,8 +186,9 @@ export class Status {
         slots: used.map(({ slot, state, ageMs }) => ({ slot, state, ageMs })), // of this hub process
       };
     });
-    // `statuses` counts since the hub started
-    return { queued: all?.queued ?? 0, statuses: whole.counts[name]?.statuses ?? {}, processes };
+    const { statuses = {}, course = [] } = whole.counts[name] ?? {};
+    // `statuses` counts since the hub started; `course`: requests in each of the last complete seconds
+    return { queued: all?.queued ?? 0, statuses, course, processes };
   }
 
   routes() {

@@ -1,6 +1,7 @@
 /** Adds up the figures of all processes of a shared hub. */
 
 import type { Sample } from "./meter.ts";
+import type { RouteCounts } from "./routes.ts";
 
 /** Counts of one worker name, or of the responses of the hub itself; see `Counts`. */
 export interface PartCounts {
@@ -9,6 +10,8 @@ export interface PartCounts {
   readonly inBucket: readonly number[];
   readonly total: number;
   readonly sumMs: number;
+  /** Requests in each of the last complete seconds; the newest is last. */
+  readonly course: readonly number[];
 }
 
 /** Figures of one process. */
@@ -19,6 +22,8 @@ export interface Part {
   readonly sockets: PartSockets;
   /** By worker name; `""` for responses of the hub itself. */
   readonly counts: Readonly<Record<string, PartCounts>>;
+  /** Answers of the routes that have any, by method and pattern. */
+  readonly routes: Readonly<Record<string, RouteCounts>>;
   /** Requests of each worker name. */
   readonly workers: Readonly<Record<string, PartWorker>>;
   readonly history: readonly Sample[];
@@ -57,6 +62,10 @@ export function wholeOf(parts: readonly [Part, ...Part[]]): Part {
       parts.map(({ counts }) => counts),
       addCounts,
     ),
+    routes: byName(
+      parts.map(({ routes }) => routes),
+      addRoutes,
+    ),
     workers: byName(
       parts.map(({ workers }) => workers),
       addWorkers,
@@ -87,7 +96,19 @@ function addCounts(a: PartCounts, b: PartCounts): PartCounts {
     inBucket: a.inBucket.map((count, at) => count + (b.inBucket[at] ?? 0)),
     total: a.total + b.total,
     sumMs: a.sumMs + b.sumMs,
+    course: addCourses(a.course, b.course),
   };
+}
+
+/** Adds seconds that end at the same time. */
+function addCourses(a: readonly number[], b: readonly number[]): number[] {
+  const [long, short] = a.length > b.length ? [a, b] : [b, a];
+  const from = long.length - short.length;
+  return long.map((count, at) => count + (at < from ? 0 : short[at - from]!));
+}
+
+function addRoutes(a: RouteCounts, b: RouteCounts): RouteCounts {
+  return { requests: a.requests + b.requests, errors: a.errors + b.errors, ms: a.ms + b.ms };
 }
 
 function addWorkers(a: PartWorker, b: PartWorker): PartWorker {

@@ -247,12 +247,41 @@ async function shows(): Promise<void> {
     expect(paths.includes(hostile), `${hostile} is shown as it is`);
   expectEqual(await page.locator("main img, main b > *").count(), 0, "elements that came from names");
 
+  const sparks = await page
+    .locator("#workers svg.spark path")
+    .evaluateAll((all) => all.map((one) => `${one.getAttribute("d")}`));
+  expect(
+    sparks.length === 2 && sparks.every((path) => path.startsWith("M")),
+    `the courses of the workers are ${sparks}`,
+  );
+  await sorts(page);
+
   expectEqual([navigations, await page.evaluate("probe.born")], [0, born], "reloads");
   const foreign = site.asked.filter((address) => !address.startsWith(`${site.url}/`) && !address.startsWith("data:"));
   expectEqual(foreign, [], "requests to other origins");
   expectEqual(site.complaints, [], "complaints of the browser");
   expectEqual(await page.evaluate("probe.violations"), [], "violations of the policy");
   await expectPolicy(page, site);
+}
+
+/** Sorts the routes by keys. */
+async function sorts(page: Page): Promise<void> {
+  const head = page.locator("#routes-table th", { hasText: "per s" });
+  await head.locator("button").focus();
+  for (const [order, at] of [
+    ["descending", 0],
+    ["ascending", -1],
+  ] as const) {
+    await page.keyboard.press("Enter");
+    expectEqual(await head.getAttribute("aria-sort"), order, "the order of the routes");
+    expectEqual(await page.locator("#routes-table [aria-sort]").count(), 1, "columns that are sorted");
+    await eventually(async () => {
+      const rates = (await page.locator("#routes td:nth-child(4)").allTextContents()).map((rate) =>
+        Number(rate.replace(",", "")),
+      );
+      return rates.at(at)! > 0 && rates.at(at) === Math.max(...rates);
+    }, `the busiest route is at ${at}`);
+  }
 }
 
 /** Expects that the page's content security policy is enforced. */
@@ -275,8 +304,17 @@ async function distrusts(): Promise<void> {
   await using site = await Site.open();
   const page = await site.page("/health", TOKEN);
   const evil = `<img src=x onerror="probe.ran=1"><script>probe.ran=1</script>`;
-  const worker = { name: evil, there: false, queued: 1, statuses: { [evil]: 1 }, processes: [] };
-  const picture = { hub: evil, pid: 1, time: 1e12, uptime: 1, clients: 0, statuses: { [evil]: 1 }, workers: [worker] };
+  const worker = { name: evil, there: false, queued: 1, statuses: { [evil]: 1 }, course: [], processes: [] };
+  const picture = {
+    hub: evil,
+    pid: 1,
+    time: 1e12,
+    uptime: 1,
+    clients: 0,
+    statuses: { [evil]: 1 },
+    used: {},
+    workers: [worker],
+  };
   const routes = [{ method: evil, pattern: evil, worker: evil, sse: true, there: false }];
   const body = `event: routes\ndata: ${JSON.stringify(routes)}\n\nevent: picture\ndata: ${JSON.stringify(picture)}\n\n`;
   await page.route("**/stream", (route) => route.fulfill({ contentType: "text/event-stream", body }));
@@ -328,6 +366,8 @@ async function suits(): Promise<void> {
     'region "Workers"',
     'table "Workers"',
     'columnheader "in flight"',
+    'columnheader "per s"',
+    /img "requests per second of the last minute: at most \d+"/,
     'rowheader "users ',
     /img "\d+ of 24 slots in use"/,
     /region "Routes \(\d+\)"/,
@@ -340,6 +380,7 @@ async function suits(): Promise<void> {
 
 /** Expects that Tab reaches every control in order with a visible focus, and that the controls work. */
 async function expectKeyboard(page: Page): Promise<void> {
+  await page.locator("thead button").last().focus(); // Tab goes to the page after it
   await page.evaluate("document.activeElement.blur()");
   const names: string[] = [];
   for (let steps = 0; steps < 30; steps++) {
@@ -351,7 +392,8 @@ async function expectKeyboard(page: Page): Promise<void> {
     names.push(focus.name);
   }
   const charts = ["Requests per second, by time", "Latency, by time"];
-  expectEqual(names, ["metrics", "routes", "health", "snapshot", ...charts, "filter"], "what Tab reaches");
+  const columns = ["method", "path", "worker", "per s", "mean", "5xx"];
+  expectEqual(names, ["metrics", "routes", "health", "snapshot", ...charts, "filter", ...columns], "what Tab reaches");
 
   const slider = page.getByRole("slider", { name: "Latency, by time" });
   await slider.focus();
@@ -488,6 +530,7 @@ class Audience {
       await eventually(
         async () => String((await this.heard(path)).map(plain).at(-1)) === end,
         `${path} receives ${end}`,
+        60_000, // beside other checks the browser may take a long time to connect again
       ).catch(async ({ message }: Error) => {
         const state = await this.page.evaluate(`probe.streams[${JSON.stringify(path)}].source.readyState`);
         throw new Error(`${message}; in state ${state} it has ${(await this.heard(path)).map(plain).join()}`);
