@@ -1,7 +1,8 @@
 /** Assigns requests to workers: choice of worker, queue, retries, drain. */
 
 import { type Clock, nextTurn } from "../clock.ts";
-import { SlotbusError, ClosedError, BusOverloadedError, NoWorkerError, WorkerDiedError } from "../errors.ts";
+import { BusOverloadedError, ClosedError, NoWorkerError, type SlotbusError, WorkerDiedError } from "../errors.ts";
+import { notSettled } from "../errors/plain.ts";
 import type { Snapshot } from "../native/statistics.ts";
 import { checkTimeout } from "../options.ts";
 import { endSource } from "./body-writer.ts";
@@ -146,16 +147,12 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     const timeoutMs = this.#admit(request, options, "sync");
     const connection = this.choice.pickBlocking(options.worker);
     if (!connection && this.choice.isEmpty) throw new NoWorkerError(this.name, 0, "bus", this.supply?.downFor);
-    const full = `Bus "${this.name}" has no free slot, and a blocking request cannot queue.`;
-    if (!connection) throw new BusOverloadedError(full);
+    if (!connection)
+      throw new BusOverloadedError(`Bus "${this.name}" has no room, and a blocking request cannot queue.`);
     let outcome: BusResponse | null = null;
     let failure: unknown = null;
-    const keep = (response: BusResponse | StreamedResponse): void => {
-      outcome = response as BusResponse;
-    };
-    const fail = (reason: unknown): void => {
-      failure = reason;
-    };
+    const keep = (response: BusResponse | StreamedResponse): void => void (outcome = response as BusResponse);
+    const fail = (reason: unknown): void => void (failure = reason);
     const exchange = new Exchange(this, request, options, "sync", ++this.#serial, timeoutMs, keep, fail);
     this.unsettled.begin();
     if (timeoutMs === 0) exchange.expired("no");
@@ -342,9 +339,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
       const isElsewhere = exchange.carrier !== null && exchange.carrier !== connection;
       if (exchange.isSettled || isElsewhere || exchange.isQueued || this.#retries.has(exchange)) continue;
       this.#unsettledAtEnd++;
-      const hint = "Report this bug in slotbus, together with the program that the worker ran.";
-      const message = `Request ${exchange.id} was not settled when worker pid ${connection.pid} ended.`;
-      exchange.fail(new SlotbusError("REGION_CORRUPT", message, { hint, mayHaveExecuted: true }));
+      exchange.fail(notSettled(exchange.id, connection.pid));
     }
   }
 
@@ -356,6 +351,10 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   refused({ pid, uid }: Peer, reason: string): void {
     this.#ready.note(`pid ${pid} was refused: ${reason}`);
     this.#tell("refused", { pid, uid }, reason);
+  }
+
+  linked(lost: SlotbusError | null): void {
+    return lost ? this.#tell("disconnected", lost) : this.#tell("connected");
   }
 
   // ---- time -----------------------------------------------------------------------------------------------------------
@@ -418,7 +417,8 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   }
 
   metrics(): string {
-    return busMetrics(this.name, [{ client: this.choice.client, snapshot: this.#last?.snapshot ?? this.#snapshot() }]);
+    const snapshot = this.#last?.snapshot ?? this.#snapshot();
+    return busMetrics(this.name, [{ client: this.choice.client, snapshot }], this.wire.isLinked);
   }
 
   #snapshot(): Snapshot {

@@ -38,6 +38,10 @@ export interface SlotBusEvents {
   responsive: [worker: WorkerInfo];
   /** A connection was refused, for example because of its user, its protocol version or an invalid handshake. */
   refused: [peer: { pid: number; uid: number }, reason: string];
+  /** The NATS server cannot be reached; its workers have `died`. The bus connects again by itself. */
+  disconnected: [reason: SlotbusError];
+  /** The NATS server can be reached again. Workers that are there attach at once. */
+  connected: [];
 }
 
 /** One slot in `SlotBus.diagnostics`. */

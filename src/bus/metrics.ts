@@ -17,8 +17,11 @@ export interface ClientMetrics {
   readonly snapshot: Snapshot;
 }
 
-/** Returns the metrics of clients of one bus. On a shared bus, each sample has the label `client`. */
-export function busMetrics(bus: string, clients: readonly ClientMetrics[]): string {
+/**
+ * Returns the metrics of clients of one bus. On a shared bus, each sample has the label `client`. `isLinked`: whether the NATS server can
+ * be reached; `undefined` without one.
+ */
+export function busMetrics(bus: string, clients: readonly ClientMetrics[], isLinked?: boolean): string {
   const text = new Exposition();
   const each = (add: (labels: Labels, snapshot: Snapshot) => void): void => {
     for (const { client, snapshot } of clients) add(client === null ? { bus } : { bus, client }, snapshot);
@@ -34,6 +37,8 @@ export function busMetrics(bus: string, clients: readonly ClientMetrics[]): stri
   gauge("slotbus_queued", "Requests that wait for a worker.", ({ queued }) => queued);
   gauge("slotbus_unsettled", "Requests whose caller waits.", ({ unsettled }) => unsettled);
   gauge("slotbus_workers", "Attached workers.", ({ workers }) => workers.length);
+  if (isLinked !== undefined)
+    gauge("slotbus_connected", "1 while the NATS server can be reached.", () => Number(isLinked));
   text.family("slotbus_slots", "gauge", "Slots of all workers, by state.");
   each((labels, { workers }) => {
     for (const state of STATE_NAMES) {

@@ -136,6 +136,8 @@ export interface WireEvents {
   stalled(connection: Connection, ms: number): void;
   /** A process that tried to attach was refused. */
   refused(peer: Peer, reason: string): void;
+  /** The connection to the wire's server was lost; `null`: it was found again. */
+  linked(lost: SlotbusError | null): void;
 }
 
 /** What a wire says of the driver of its side: see {@link BusStats}. */
@@ -146,6 +148,8 @@ export interface Wire {
   /** With "memory", responses can be borrowed, and a request can block the thread. */
   readonly kind: WireKind;
   readonly statistics: Statistics;
+  /** Whether the wire's server can be reached; `undefined`: the wire has no server. */
+  readonly isLinked?: boolean;
   driven(): Driven;
   /**
    * Checks deadlines and workers. Called every 20 ms while a request is unsettled or the last tick returned `true`. Returns

@@ -41,8 +41,10 @@ interface ClientEntry {
 
 export function command(): Command {
   return withDirectory(withJson(newCommand("ls", "list the buses, fleets and hubs of the runtime directory", EXAMPLES)))
+    .option("--nats <url>", "the buses on this NATS server instead, by what their workers answer")
     .addHelpText("after", "\nSTATE dead: the process was killed and left files; `slotbus clean` removes them.")
-    .action(async ({ json, directory: given }: CommonFlags) => {
+    .action(async ({ json, directory: given, nats }: CommonFlags & { nats?: string }) => {
+      if (nats !== undefined) return (await import("./nats.ts")).listBuses(nats, json === true);
       const { directory, buses, fleets } = readNames(given);
       const entries = await Promise.all([
         ...buses.map((bus) => busEntry(directory, bus)),
@@ -53,7 +55,11 @@ export function command(): Command {
     });
 }
 
-const EXAMPLES = ["slotbus ls", "slotbus ls --json | jq '.entries[] | select(.state == \"dead\") | .name'"];
+const EXAMPLES = [
+  "slotbus ls",
+  "slotbus ls --nats nats://10.0.0.5",
+  "slotbus ls --json | jq '.entries[] | select(.state == \"dead\") | .name'",
+];
 
 const UNKNOWN = { owner: null, clients: null, members: null, age_ms: null, slots: null, problem: null };
 

@@ -25,19 +25,27 @@ const CLIENT = /@(\d+)$/;
 
 interface Flags extends CommonFlags {
   prometheus?: boolean;
+  nats?: string;
 }
 
 export function command(): Command {
   const stats = newCommand("stats", "print the counters and percentiles of a bus since its creation", [
     "slotbus stats shop",
     "slotbus stats shop --json | jq .counters.errors",
+    "slotbus stats shop --nats nats://10.0.0.5",
     "slotbus stats shop --prometheus > /var/lib/node_exporter/slotbus.prom",
   ]);
   return withDirectory(withJson(stats))
     .argument("[name]", "name of the bus; optional when there is only one. NAME@K: client K of a shared bus")
     .option("--prometheus", "print metrics in the text format of Prometheus")
-    .action(async (given: string | undefined, { json, prometheus, directory }: Flags) => {
+    .option("--nats <url>", "the workers of a bus on this NATS server, which must be named")
+    .action(async (given: string | undefined, { json, prometheus, directory, nats }: Flags) => {
       if (json && prometheus) throw new UsageError("--json and --prometheus exclude each other.");
+      if (nats !== undefined) {
+        if (given === undefined) throw new UsageError("With --nats, the bus must be named.");
+        if (prometheus) throw new UsageError("--nats and --prometheus exclude each other: use `bus.metrics()`.");
+        return (await import("./nats.ts")).printBus(nats, given, json === true);
+      }
       const name = given ?? onlyName(directory);
       const shared = findShared(directory, name);
       const looks = shared ? await lookAtAll(shared, directory) : [await lookAt(name, directory)];

@@ -110,3 +110,11 @@ export function systemRefuses(what: string, cause?: unknown): UnsupportedError {
 export function isSystemRefusal(error: unknown): error is UnsupportedError {
   return typeof error === "object" && error !== null && refusals.has(error);
 }
+
+/** An exchange that the rules of the bus would have left without an outcome. */
+export function notSettled(id: string, pid: number): SlotbusError {
+  return new SlotbusError("REGION_CORRUPT", `Request ${id} was not settled when worker pid ${pid} ended.`, {
+    hint: "Report this bug in slotbus, together with the program that the worker ran.",
+    mayHaveExecuted: true,
+  });
+}

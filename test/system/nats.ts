@@ -1,5 +1,6 @@
 /** The wire over a real NATS server: what it keeps of a bus, and what faults do to it. `install.sh` installs the server. */
 
+import { hostname } from "node:os";
 import { join } from "node:path";
 import type { NatsRow } from "../../bench/nats/suite.ts";
 import type { Bar } from "../../bench/report.ts";
@@ -10,7 +11,7 @@ import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-serv
 import { remote, runSuite } from "../portable-suites.ts";
 import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
-import { type Checks, expect, Lacking, note, Program, run, until } from "./checks.ts";
+import { type Checks, expect, Lacking, note, Program, root, run, until } from "./checks.ts";
 import { DocWorker, type Outgoing } from "./nats-peer.ts";
 import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
@@ -108,7 +109,12 @@ async function killedServer(): Promise<void> {
   await using _ = bus;
   await using __ = worker;
   const times: number[] = [];
+  const states: string[] = [];
+  bus.on("disconnected", ({ code }) => states.push(code));
+  bus.on("connected", () => states.push("connected"));
+  const isConnected = (): boolean => /^slotbus_connected\{.*\} 1$/m.test(bus.metrics());
   for (let round = 0; round < 5; round++) {
+    expect(isConnected(), bus.metrics());
     const running = rejection<SlotbusError>(bus.request({ path: "/hang" }));
     await Bun.sleep(50);
     await server.kill();
@@ -116,6 +122,7 @@ async function killedServer(): Promise<void> {
     expect(lost.mayHaveExecuted && lost.code === "WORKER_DIED", `what ran rejected with ${lost.code}`);
     const refused = await rejection<SlotbusError>(bus.request({ path: "/echo" }, { waitForWorker: false }));
     expect(refused.code === "NO_WORKER" && !refused.mayHaveExecuted, `while it was gone: ${refused.code}`);
+    expect(!isConnected(), bus.metrics());
     const waiting = bus.request({ path: "/echo", body: "waited" });
     await Bun.sleep(300);
     await server.startAgain();
@@ -124,6 +131,7 @@ async function killedServer(): Promise<void> {
     times.push(now() - start);
     expect(answer.text() === "waited", `it answered ${answer.text()}`);
   }
+  expect(states.join() === Array(5).fill("DISCONNECTED,connected").join(), `the events of the bus: ${states}`);
   note(`first answers ${times.map((ms) => ms.toFixed(0)).join(", ")} ms after the server accepts connections`);
   expect(
     times.every((ms) => ms < 1_000),
@@ -301,6 +309,30 @@ async function documented(): Promise<void> {
   expect(now() - start > 2_500 && now() - start < 6_000, `a mute worker was noticed after ${now() - start} ms`);
 }
 
+/** What `slotbus ls` and `stats` say of a bus with one worker, this process, which has had one request. */
+async function command(url: string, name: string): Promise<void> {
+  const cli = async (...args: string[]): Promise<{ out: string; errors: string; code: number }> => {
+    const child = Bun.spawn([process.execPath, "src/cli/slotbus.ts", ...args, "--nats", url], {
+      cwd: root,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const [out, errors, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+    return { out, errors, code };
+  };
+  const listed = (await cli("ls")).out.trim().split("\n");
+  expect(listed.length === 2 && /^shop\.eu +1 +1 +0\/256 +1 +\d/.test(listed[1]!), `ls says:\n${listed.join("\n")}`);
+  const { workers } = JSON.parse((await cli("stats", name, "--json")).out) as { workers: Record<string, unknown>[] };
+  const [worker] = workers;
+  expect(
+    workers.length === 1 && worker!["pid"] === process.pid && worker!["taken"] === 1 && worker!["host"] === hostname(),
+    `stats says: ${JSON.stringify(workers)}`,
+  );
+  expect((await cli("stats", name)).out.startsWith(`bus shop.eu on ${url}, 1 worker, 0/256 in use`), "stats as text");
+  const none = await cli("stats", "none");
+  expect(none.code === 3 && none.errors.includes('No worker of bus "none" answers'), `an unknown bus: ${none.errors}`);
+  expect((await cli("stats")).code === 2, "a bus without a name");
+}
+
 async function services(): Promise<void> {
   await using server = await startServer();
   const via = nats({ servers: server.url });
@@ -318,6 +350,7 @@ async function services(): Promise<void> {
   expect(info.endpoints.map((one) => one.name).join() === "requests,shop-buy", JSON.stringify(info));
   const stats = (await ask(`$SRV.STATS.shop_eu.${String(ping["id"])}`)) as { endpoints: { num_requests: number }[] };
   expect(stats.endpoints[0]!.num_requests === 1, JSON.stringify(stats));
+  await command(server.url, name);
   await worker.close();
   const gone = await rejection<Error>(connection.request("$SRV.PING.shop_eu"));
   expect(

@@ -10,7 +10,7 @@ import { type BusSubjects, isId, makeId } from "../../nats/subjects.ts";
 import type { FinderEvents, Finding } from "../socket/finder.ts";
 import { joinClient } from "../socket/join.ts";
 import { NatsDuplex } from "./duplex.ts";
-import { NatsService } from "./service.ts";
+import { type Counts, NatsService } from "./service.ts";
 
 /** Pauses before it attaches again to a client, in ms. They grow until a session lasts for `max`. */
 const RETURNS: Backoff = { initial: 20, max: 10_000 };
@@ -118,7 +118,8 @@ export class NatsFinder implements Finding {
     if (this.#isOver) return this.#link.leave();
     const { name } = this.#options;
     const own = this.#subjects.worker(this.#id);
-    this.#service = new NatsService(this.#link, name, this.#id, own, this.#events.counts, this.#started);
+    const counts = (): Counts => ({ ...this.#events.counts(), concurrency: this.#options.concurrency });
+    this.#service = new NatsService(this.#link, name, this.#id, own, counts, this.#started);
     for (const offer of this.#offers) this.#service.offers(...offer);
     const callback = (error: Error | null, message: Msg): void => {
       if (error) this.#settle(refusedBy("a worker", this.#options.name, error));

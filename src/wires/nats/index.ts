@@ -48,7 +48,8 @@ export function natsWire(link: NatsLink): WireModule {
       const { bus, clock, tag } = parts;
       const listen = (accept: HandshakeEvents): NatsListener => {
         const handshakes = new Handshakes(clock, bus, tag, accept, remotePeer);
-        return new NatsListener(link, clock, new BusSubjects(link.prefix, bus.name), handshakes);
+        const subjects = new BusSubjects(link.prefix, bus.name);
+        return new NatsListener(link, clock, subjects, handshakes, (lost) => events.linked(lost));
       };
       return new SocketClient("nats", parts, events, listen);
     },

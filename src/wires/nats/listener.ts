@@ -2,7 +2,8 @@
 
 import type { Msg, Subscription } from "@nats-io/transport-node";
 import type { Clock } from "../../clock.ts";
-import type { NatsLink } from "../../nats/link.ts";
+import type { WireEvents } from "../../bus/wire.ts";
+import { disconnected, type NatsLink } from "../../nats/link.ts";
 import { type BusSubjects, makeId } from "../../nats/subjects.ts";
 import type { PeerProcess } from "../socket/company.ts";
 import type { Handshakes } from "../socket/handshakes.ts";
@@ -25,8 +26,14 @@ export class NatsListener {
   #joins: Subscription | null = null;
   readonly #unwatch: () => void;
 
-  /** Accepts workers from now on. @throws `DISCONNECTED` */
-  constructor(link: NatsLink, clock: Clock, subjects: BusSubjects, handshakes: Handshakes) {
+  /** Accepts workers from now on. `linked`: see `WireEvents`. @throws `DISCONNECTED` */
+  constructor(
+    link: NatsLink,
+    clock: Clock,
+    subjects: BusSubjects,
+    handshakes: Handshakes,
+    linked: WireEvents["linked"],
+  ) {
     this.#link = link;
     this.#clock = clock;
     this.#subjects = subjects;
@@ -34,8 +41,13 @@ export class NatsListener {
     this.#looks = this.#read(subjects.clients, (message) => this.#found(message));
     this.#unwatch = link.watch((isConnected) => {
       if (isConnected) this.#announce();
+      linked(isConnected ? null : disconnected());
     });
     this.#announce();
+  }
+
+  get isLinked(): boolean {
+    return this.#link.isConnected;
   }
 
   #read(subject: string, handle: (message: Msg) => void): Subscription {

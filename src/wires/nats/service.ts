@@ -1,5 +1,6 @@
 /** Answers the NATS services protocol ($SRV.PING, INFO, STATS), so that tools such as `nats micro` see the workers. */
 
+import { hostname } from "node:os";
 import type { Msg, Subscription } from "@nats-io/transport-node";
 import { C } from "../../native/abi.ts";
 import type { NatsLink } from "../../nats/link.ts";
@@ -9,6 +10,8 @@ export interface Counts {
   /** Number of requests that it took, and number of those that run. */
   readonly taken: number;
   readonly running: number;
+  /** Number of requests that it runs at once. */
+  readonly concurrency: number;
 }
 
 /** Version of the frames, as a semantic version. */
@@ -34,7 +37,8 @@ export class NatsService {
   constructor(link: NatsLink, bus: string, id: string, subject: string, counts: () => Counts, started: string) {
     this.#link = link;
     const name = bus.replaceAll(".", "_"); // services have no dots in their names
-    this.#identity = { name, id, version: VERSION, metadata: { bus, pid: String(process.pid), protocol: "slotbus" } };
+    const metadata = { bus, host: hostname(), pid: String(process.pid), protocol: "slotbus" };
+    this.#identity = { name, id, version: VERSION, metadata };
     this.#subject = subject;
     this.#counts = counts;
     this.#started = started;
@@ -64,9 +68,9 @@ export class NatsService {
   }
 
   #stats(): object {
-    const { taken, running } = this.#counts();
+    const { taken, running, concurrency } = this.#counts();
     const times = { processing_time: 0, average_processing_time: 0 }; // not measured
-    const requests = { num_requests: taken, num_errors: 0, last_error: "", ...times, data: { running } };
+    const requests = { num_requests: taken, num_errors: 0, last_error: "", ...times, data: { running, concurrency } };
     const endpoints = [{ name: "requests", subject: this.#subject, queue_group: "", ...requests }];
     return { started: this.#started, endpoints };
   }

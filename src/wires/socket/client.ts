@@ -14,6 +14,8 @@ const LONGEST_TICK_MS = 40;
 
 /** Accepts workers until it is closed. */
 export interface Accepting {
+  /** As {@link Wire.isLinked}. */
+  readonly isLinked?: boolean;
   close(): void;
 }
 
@@ -49,6 +51,10 @@ export class SocketClient implements Wire {
       },
       count: () => this.#members.all.length,
     });
+  }
+
+  get isLinked(): boolean | undefined {
+    return this.#listener.isLinked;
   }
 
   driven(): Driven {
