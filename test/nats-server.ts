@@ -73,7 +73,7 @@ export class NatsServer implements AsyncDisposable {
     const port = (): string | undefined => {
       const [file] = this.#portFiles;
       const text = file === undefined ? "" : readFileSync(join(this.folder, file), "utf8");
-      return /nats:\/\/[\d.]+:(\d+)/.exec(text)?.[1];
+      return /(?:nats|tls):\/\/[\d.]+:(\d+)/.exec(text)?.[1];
     };
     await until(() => port() !== undefined || child.exitCode !== null, "a NATS server that accepts connections");
     if (child.exitCode !== null)

@@ -12,23 +12,45 @@ import { Proxy } from "./nats-proxy.ts";
 const WORKERS = 3;
 const CALLERS = 16;
 
-/** What came of the requests. */
-interface Books {
-  sent: number;
-  settled: number;
-  answered: number;
-  /** Numbers of the requests that, as their errors say, did not run. */
-  readonly notExecuted: number[];
-  readonly foreign: string[];
-  readonly codes: Map<string, number>;
+/** What came of the requests, and the file in which the workers write what they run. */
+export class Books implements Disposable {
+  sent = 0;
+  settled = 0;
+  answered = 0;
+  /** Numbers of the requests that, as their errors say, did not run, and of those that may run twice. */
+  readonly notExecuted: number[] = [];
+  readonly repeatable = new Set<number>();
+  readonly foreign: string[] = [];
+  readonly codes = new Map<string, number>();
+  readonly #folder = mkdtempSync(join(tmpdir(), "slotbus-books-"));
+  readonly ledger = join(this.#folder, "ledger");
+
+  [Symbol.dispose](): void {
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
+
+  /** Expects that all requests settled, none ran twice, no answer is foreign, and no error denies what ran. */
+  audit(): void {
+    const times = new Map<number, number>();
+    for (const line of readFileSync(this.ledger, "utf8").trim().split("\n"))
+      times.set(Number(line), (times.get(Number(line)) ?? 0) + 1);
+    const twice = [...times].filter(([number, n]) => n > 1 && !this.repeatable.has(number)).map(([number]) => number);
+    const lies = this.notExecuted.filter((number) => times.has(number));
+    const codes = [...this.codes].map(([code, n]) => `${n} ${code}`).join(", ");
+    note(`${this.sent} requests, ${this.answered} answered, ${codes}`);
+    expect(this.settled === this.sent, `${this.sent - this.settled} requests did not settle`);
+    expect(this.foreign.length === 0, `foreign answers: ${this.foreign.slice(0, 5).join("; ")}`);
+    expect(twice.length === 0, `ran twice: ${twice.slice(0, 5).join(", ")}`);
+    expect(lies.length === 0, `ran, although their errors say that they did not: ${lies.slice(0, 5).join(", ")}`);
+  }
 }
 
 /** Sends numbered requests one after another until `isOver`. Some give up early, some may run twice. */
-async function call(bus: PortableBus, books: Books, repeatable: Set<number>, isOver: () => boolean): Promise<void> {
+export async function call(bus: PortableBus, books: Books, isOver: () => boolean): Promise<void> {
   while (!isOver()) {
     const number = ++books.sent;
     const idempotent = number % 3 === 0;
-    if (idempotent) repeatable.add(number);
+    if (idempotent) books.repeatable.add(number);
     const abort = new AbortController();
     if (number % 7 === 0) setTimeout(() => abort.abort(new Error("gave up")), number % 5);
     const timeout = number % 11 === 0 ? 1 + (number % 4) : 30_000;
@@ -49,8 +71,8 @@ async function call(bus: PortableBus, books: Books, repeatable: Set<number>, isO
 
 /** Does `faults` faults: cuts of the client's network, kills and stops of workers, kills of the server. */
 export async function faults(server: NatsServer, count: number): Promise<void> {
-  const folder = mkdtempSync(join(tmpdir(), "slotbus-books-"));
-  const ledger = join(folder, "ledger");
+  using books = new Books();
+  const { ledger } = books;
   await using proxy = await Proxy.start(server.port);
   const start = (): Program => {
     const command = [process.execPath, join(import.meta.dir, "nats-worker.ts"), "faults"];
@@ -59,13 +81,11 @@ export async function faults(server: NatsServer, count: number): Promise<void> {
   const workers = Array.from({ length: WORKERS }, start);
   const stopped = new Set<Program>();
   const done = new Map<string, number>();
-  const books: Books = { sent: 0, settled: 0, answered: 0, notExecuted: [], foreign: [], codes: new Map() };
-  const repeatable = new Set<number>();
   let isOver = false;
   const bus = await SlotBus.connect({ name: "faults", via: nats({ servers: proxy.url }) });
   try {
     await bus.ready({ workers: WORKERS });
-    const callers = Array.from({ length: CALLERS }, () => call(bus, books, repeatable, () => isOver));
+    const callers = Array.from({ length: CALLERS }, () => call(bus, books, () => isOver));
     const fault = async (n: number): Promise<string> => {
       const at = n % WORKERS;
       if (n % 100 === 50) {
@@ -116,19 +136,7 @@ export async function faults(server: NatsServer, count: number): Promise<void> {
     await bus.close({ timeout: 0 });
     for (const worker of workers) await worker[Symbol.asyncDispose]();
   }
-  const ran = readFileSync(ledger, "utf8").trim().split("\n").map(Number);
-  rmSync(folder, { recursive: true, force: true });
-  const times = new Map<number, number>();
-  for (const number of ran) times.set(number, (times.get(number) ?? 0) + 1);
-  const twice = [...times].filter(([number, n]) => n > 1 && !repeatable.has(number)).map(([number]) => number);
-  const lies = books.notExecuted.filter((number) => times.has(number));
   note([...done].map(([what, n]) => `${n} ${what}`).join(", "));
-  note(
-    `${books.sent} requests, ${books.answered} answered, ${[...books.codes].map(([code, n]) => `${n} ${code}`).join(", ")}`,
-  );
-  expect(books.settled === books.sent, `${books.sent - books.settled} requests did not settle`);
-  expect(books.foreign.length === 0, `foreign answers: ${books.foreign.slice(0, 5).join("; ")}`);
-  expect(twice.length === 0, `ran twice: ${twice.slice(0, 5).join(", ")}`);
-  expect(lies.length === 0, `ran, although their errors say that they did not: ${lies.slice(0, 5).join(", ")}`);
+  books.audit();
   expect(books.notExecuted.length > 0 && books.answered > count, "too little happened");
 }

@@ -12,6 +12,7 @@ import { remote, runSuite } from "../portable-suites.ts";
 import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
 import { type Checks, expect, Lacking, note, Program, root, run, until } from "./checks.ts";
+import { cluster, tls } from "./nats-cluster.ts";
 import { DocWorker, type Outgoing } from "./nats-peer.ts";
 import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
@@ -409,5 +410,7 @@ export const checks: Checks = {
   "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
   "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
     manyFaults,
+  "a cluster of three NATS servers loses one under load: requests and leases go on, and the books are right": cluster,
+  "over TLS to a NATS server, a client that trusts its certificate works, and another gets one error": tls,
   "bodies of 64 MiB pass over NATS unchanged in both directions, whole and streamed": largeBodies,
 };
