@@ -249,7 +249,9 @@ interface Compose {
   readonly volumes: Record<string, { driver_opts: { type: string; device: string; o: string } }>;
 }
 
-const compose = Bun.YAML.parse(blocks.find(({ language }) => language === "yaml")!.code) as Compose;
+const compose = Bun.YAML.parse(
+  blocks.find(({ page, language }) => page === "docs/deployment.md" && language === "yaml")!.code,
+) as Compose;
 const dockerfile = blocks.find(({ language }) => language === "dockerfile")!.code;
 const { services } = compose;
 

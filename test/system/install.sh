@@ -3,7 +3,7 @@
 # because Debian's is too old. Prints nothing if none is missing.
 set -eu
 missing=
-for pair in gcc:gcc clang:clang strace:strace setpriv:util-linux unshare:util-linux mount:mount nm:binutils spin:spin \
+for pair in gcc:gcc clang:clang strace:strace setpriv:util-linux unshare:util-linux mount:mount ip:iproute2 nm:binutils spin:spin \
 	python3:python3 qemu-aarch64:qemu-user chromium:chromium nginx:nginx-light caddy:caddy wrk:wrk systemd-analyze:systemd redis-server:redis-server; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done

@@ -13,6 +13,7 @@ import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
 import { type Checks, expect, Lacking, note, Program, root, run, until } from "./checks.ts";
 import { cluster, tls } from "./nats-cluster.ts";
+import { machines } from "./nats-machines.ts";
 import { DocWorker, type Outgoing } from "./nats-peer.ts";
 import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
@@ -411,6 +412,7 @@ export const checks: Checks = {
   "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
     manyFaults,
   "a cluster of three NATS servers loses one under load: requests and leases go on, and the books are right": cluster,
+  "the programs and the compose file of docs/many-machines.md work on two machines with a cable": machines,
   "over TLS to a NATS server, a client that trusts its certificate works, and another gets one error": tls,
   "bodies of 64 MiB pass over NATS unchanged in both directions, whole and streamed": largeBodies,
 };

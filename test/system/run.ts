@@ -94,7 +94,11 @@ const more: { [name: string]: string[] } = {
   rivals: ["bench"],
   systemd: ["docs"],
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
-  nats: [...Object.keys(remote).map((name) => `test/${name}.test.ts`), "test/portable-suites.ts"],
+  nats: [
+    "docs/many-machines.md",
+    ...Object.keys(remote).map((name) => `test/${name}.test.ts`),
+    "test/portable-suites.ts",
+  ],
   sanitizers: HARD.map((name) => `test/${name}.test.ts`),
 };
 
