@@ -81,6 +81,7 @@ export const remote: Left = {
     ["a socket and a lock file of a dead client", FILES],
     ["a create that fails half-way", FILES],
     ["a lock file that is a symbolic link", FILES],
+    ["bus names in two directories are two buses", FILES],
     ["close with work in flight waits for it", SHARED],
     ["several workers share the load", "clients that share workers choose the better of two at random"],
   ],

@@ -244,6 +244,7 @@ export const supervisorRules: LibraryRule[] = [
     edits: [["!isRun && given.reconnect === undefined", "given.reconnect === undefined"]],
     suite: "cli-run",
     test: "workers start before any client, serve several, and attach again after the last has left",
+    runs: 5,
   },
   {
     rule: "a worker of `slotbus run` finishes its requests at SIGTERM",
