@@ -3,16 +3,20 @@
 import { writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import { Contest, Fleet } from "../../src/contest/index.ts";
-import { SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
-import { nats } from "../../src/nats/index.ts";
+import { Contest } from "../../src/contest/index.ts";
+import { EventBus, Fleet, type PortableEventBus, topic } from "../../src/events/index.ts";
+import { type PortableBus, SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
+import { nats, type NatsVia } from "../../src/nats/index.ts";
 import { cert, key } from "../fixtures/certificate.ts";
 import { findNatsServer, NatsServer } from "../nats-server.ts";
 import { rejection } from "../wait.ts";
 import { expect, Lacking, note, Place, Program, until } from "./checks.ts";
+import { type Heard, hear } from "./nats-heard.ts";
 import { Books, call } from "./nats-faults.ts";
+import { Tenures } from "./nats-tenures.ts";
 
-const CALLERS = 8;
+/** Requests that each client has under way. */
+const CALLERS = 4;
 
 /** Resolves to ports that are free now. */
 async function freePorts(count: number): Promise<number[]> {
@@ -40,52 +44,160 @@ async function startCluster(): Promise<NatsServer[]> {
   );
 }
 
-/** Requests, events of the connection and a lease while the server of client and holder is killed and comes back. */
+/** The servers of a cluster in an order: the first that answers is taken. */
+type At = (...order: number[]) => { servers: string[]; noRandomize: boolean };
+
+/** Events of a publisher at server 0, read at server 2, which stays, and at server 1, which is killed later. */
+class Feed implements AsyncDisposable {
+  #accepted = 0;
+  #refused = 0;
+  readonly #stack = new AsyncDisposableStack();
+  readonly #heard: Heard[] = [];
+  #timer: Timer | null = null;
+
+  async open(at: At): Promise<void> {
+    const enter = async (...order: number[]): Promise<PortableEventBus> => {
+      const fleet = this.#stack.use(await Fleet.join({ name: "crew", via: nats(at(...order)), rings: { events: {} } }));
+      return EventBus.open({ fleet, ring: "events" });
+    };
+    for (const order of [
+      [2, 0, 1],
+      [1, 2, 0],
+    ])
+      this.#heard.push(await hear(await enter(...order), topic("t.*"), { queue: { limit: 100_000 } }));
+    const publisher = await enter(0, 1, 2);
+    const publish = (): void => {
+      try {
+        void publisher.publish(`t.${this.#accepted % 3}`, this.#accepted);
+        this.#accepted++;
+      } catch (error) {
+        expect((error as SlotbusError).code === "DISCONNECTED", String(error));
+        this.#refused++;
+      }
+    };
+    publish();
+    await until(() => this.#heard.every(({ events }) => events.length === 1), "the readers know the publisher");
+    this.#timer = setInterval(publish, 2);
+  }
+
+  /** Resolves when `count` more events came to each reader. */
+  async more(count: number): Promise<void> {
+    const before = this.#heard.map(({ events }) => events.length);
+    const isThere = (): boolean => this.#heard.every(({ events }, n) => events.length > before[n]! + count);
+    await until(isThere, `${count} more events`);
+  }
+
+  /** Expects that each event came once and in order, or was counted as lost by the reader whose server stayed. */
+  async audit(): Promise<void> {
+    clearInterval(this.#timer!);
+    const [steady, moved] = this.#heard as [Heard, Heard];
+    const came = (): number => steady.events.length + steady.lost;
+    await until(() => came() >= this.#accepted, "all events came or are counted");
+    await Bun.sleep(1_200); // another heartbeat
+    note(
+      `${this.#accepted} events, ${this.#refused} refused; ${steady.lost} lost and counted; ` +
+        `${moved.events.length} came to the reader that moved`,
+    );
+    expect(came() === this.#accepted && steady.unknown === 0, `${came()} of ${this.#accepted} came or are counted`);
+    expect(moved.unknown === 1, `the reader that moved once tells ${moved.unknown} gaps`);
+    for (const { events } of this.#heard)
+      for (const n of [0, 1, 2]) {
+        const mine = (events as number[]).filter((one) => one % 3 === n);
+        expect(
+          mine.every((one, i) => i === 0 || one > mine[i - 1]!),
+          `events of t.${n} came twice or in another order`,
+        );
+      }
+    expect(
+      moved.events.length > this.#accepted / 4,
+      `only ${moved.events.length} events came to the reader that moved`,
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer!);
+    await this.#stack.disposeAsync();
+  }
+}
+
+/**
+ * Three clients and three workers, a publisher and two readers, and three processes that compete for leases, at all servers of a cluster.
+ * The server that leads the stream of the leases is killed and comes back, then another one.
+ */
 export async function cluster(): Promise<void> {
   const servers = await startCluster();
   await using _ = { [Symbol.asyncDispose]: async () => void (await Promise.all(servers.map((one) => one.kill()))) };
   await using stack = new AsyncDisposableStack();
   for (const server of servers) stack.use(server);
-  /** The servers in this order; the first that answers is taken. */
-  const at = (...order: number[]) => ({ servers: order.map((n) => servers[n]!.url), noRandomize: true });
-  using books = new Books();
-  const worker = (n: number): Program => {
-    const options = JSON.stringify(at(n, (n + 1) % 3, (n + 2) % 3));
-    const command = [process.execPath, join(import.meta.dir, "nats-worker.ts"), "cluster", options];
-    return stack.use(new Program(command, { NATS_URL: servers[n]!.url, LEDGER: books.ledger }));
-  };
-  const bus = stack.use(await SlotBus.connect({ name: "cluster", via: nats(at(0, 1, 2)) }));
-  for (const n of [0, 1, 2]) worker(n);
-  await bus.ready({ workers: 3, timeout: 20_000 });
-  const fleet = stack.use(await untilElected(() => Fleet.join({ name: "crew", via: nats(at(0, 1, 2)) })));
+  const link = nats({ servers: servers.map(({ url }) => url) });
+  const fleet = stack.use(await untilElected(() => Fleet.join({ name: "crew", via: link })));
   const contest = stack.use(await untilElected(() => Contest.open({ fleet, owner: "a" })));
   const subject = { kind: "leader", label: "cluster" };
   const first = await contest.claim(subject, { ttl: 60_000 });
+  const { replicas, leader } = await streamOf(link);
+  expect(replicas === 3, `the stream of the leases has ${replicas} replicas`);
+  servers.unshift(...servers.splice(leader, 1));
+  const urls = servers.map(({ url }) => url);
+  const at: At = (...order) => ({ servers: order.map((n) => urls[n]!), noRandomize: true });
+  using books = new Books();
+  for (const n of [0, 1, 2]) {
+    const options = JSON.stringify(at(n, (n + 1) % 3, (n + 2) % 3));
+    const command = [process.execPath, join(import.meta.dir, "nats-worker.ts"), "cluster", options];
+    stack.use(new Program(command, { NATS_URL: urls[n]!, LEDGER: books.ledger }));
+  }
+  const connect = async (...order: number[]): Promise<PortableBus> =>
+    stack.use(await SlotBus.connect({ name: "cluster", via: nats(at(...order)) }));
+  const buses = [await connect(0, 1, 2), await connect(1, 2, 0), await connect(2, 0, 1)];
+  for (const bus of buses) await bus.ready({ workers: 3, timeout: 20_000 });
+  await using feed = new Feed();
+  await feed.open(at);
+  await using tenures = new Tenures(urls.join(), "crew", ["one", "two"], 3);
 
   let isOver = false;
-  const callers = Array.from({ length: CALLERS }, () => call(bus, books, () => isOver));
-  const more = async (count: number): Promise<void> => {
-    const before = books.answered;
-    await until(() => books.answered > before + count, `${count} more answers`, 20_000);
+  const callers = buses.flatMap((bus) => Array.from({ length: CALLERS }, () => call(bus, books, () => isOver)));
+  /** All go on: answers, events and leases. Returns the time of the first answers, in ms. */
+  const goOn = async (): Promise<number> => {
+    const [before, start] = [books.answered, performance.now()];
+    await until(() => books.answered > before + 200, "200 more answers");
+    const took = performance.now() - start;
+    await feed.more(50);
+    await tenures.more(2, "leases change hands", 20_000);
+    return took;
   };
-  await more(200);
-  const start = performance.now();
-  await servers[0]!.kill();
-  await more(200);
-  note(`200 answers within ${(performance.now() - start).toFixed(0)} ms after the death of the client's server`);
-  await until(() => bus.workers.length === 3, "all workers are back, at other servers", 20_000);
-  // The lease is in the two other servers.
+  const times = [await goOn()];
+  for (const victim of [servers[0]!, servers[1]!]) {
+    await victim.kill();
+    times.push(await goOn());
+    await until(() => buses.every(({ workers }) => workers.length === 3), "each client has all workers again");
+    await victim.startAgain();
+    times.push(await goOn());
+  }
+  note(
+    `200 answers in ${times.map((ms) => ms.toFixed(0)).join(", ")} ms: before, and after each death and each return`,
+  );
+  // A client of the server that came back reaches the workers, which are at others.
+  const late = stack.use(await SlotBus.connect({ name: "cluster", via: nats({ servers: urls[1]! }) }));
+  await late.ready({ workers: 3, timeout: 20_000 });
   const token = await untilElected(async () => (await contest.holder(subject))?.token);
   expect(token === first.token && !first.signal.aborted, `the lease has the token ${token}, not ${first.token}`);
   await first.release();
   const next = await contest.claim(subject, { ttl: 60_000 });
   expect(next.token > first.token, `after ${first.token} comes ${next.token}`);
-  await servers[0]!.startAgain();
-  await servers[1]!.kill();
-  await more(200);
   isOver = true;
   await Promise.all(callers);
   books.audit();
+  expect(books.notExecuted.length > 0 && books.repeatable.size > 0, "the books have all kinds of requests");
+  await feed.audit();
+  await tenures.end();
+  tenures.audit(4);
+  note(`${tenures.held.length} tenures`);
+}
+
+/** Number of replicas of the leases' stream, and of the server that leads it. */
+async function streamOf({ link }: NatsVia): Promise<{ replicas: number; leader: number }> {
+  const answer = await link.connection.request("$JS.API.STREAM.INFO.KV_slotbus-crew");
+  const { config, cluster } = answer.json<{ config: { num_replicas: number }; cluster: { leader: string } }>();
+  return { replicas: config.num_replicas, leader: Number(cluster.leader.slice(1)) };
 }
 
 /** A cluster accepts connections before it has elected the leader that keeps leases. */

@@ -411,7 +411,8 @@ export const checks: Checks = {
   "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
   "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
     manyFaults,
-  "a cluster of three NATS servers loses one under load: requests and leases go on, and the books are right": cluster,
+  "a cluster of three NATS servers loses one under load: requests, events and leases go on, and the books are right":
+    cluster,
   "the programs and the compose file of docs/many-machines.md work on two machines with a cable": machines,
   "over TLS to a NATS server, a client that trusts its certificate works, and another gets one error": tls,
   "bodies of 64 MiB pass over NATS unchanged in both directions, whole and streamed": largeBodies,
