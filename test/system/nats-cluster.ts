@@ -1,16 +1,13 @@
-/** A cluster of three NATS servers that loses one under load, and a server with TLS. */
+/** A cluster of three NATS servers that loses one under load. */
 
-import { writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { Contest } from "../../src/contest/index.ts";
 import { EventBus, Fleet, type PortableEventBus, topic } from "../../src/events/index.ts";
-import { type PortableBus, SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
+import { type PortableBus, SlotBus, type SlotbusError } from "../../src/index.ts";
 import { nats, type NatsVia } from "../../src/nats/index.ts";
-import { cert, key } from "../fixtures/certificate.ts";
 import { findNatsServer, NatsServer } from "../nats-server.ts";
-import { rejection } from "../wait.ts";
-import { expect, Lacking, note, Place, Program, until } from "./checks.ts";
+import { expect, Lacking, note, Program, until } from "./checks.ts";
 import { type Heard, hear } from "./nats-heard.ts";
 import { Books, call } from "./nats-faults.ts";
 import { Tenures } from "./nats-tenures.ts";
@@ -121,8 +118,8 @@ class Feed implements AsyncDisposable {
 }
 
 /**
- * Three clients and three workers, a publisher and two readers, and three processes that compete for leases, at all servers of a cluster.
- * The server that leads the stream of the leases is killed and comes back, then another one.
+ * Three clients and three workers, a publisher and two readers, and three processes that compete for leases, at all servers of a
+ * cluster. The server that leads the stream of the leases is killed and comes back, then another one.
  */
 export async function cluster(): Promise<void> {
   const servers = await startCluster();
@@ -210,28 +207,4 @@ async function untilElected<T>(open: () => Promise<T>): Promise<T> {
       await Bun.sleep(200);
     }
   }
-}
-
-/** A server with TLS: a client that trusts its certificate, one that does not, and one without TLS. */
-export async function tls(): Promise<void> {
-  if (!findNatsServer()) throw new Lacking("nats-server is not installed");
-  using place = new Place();
-  const [certificate, secret] = [join(place.folder, "cert.pem"), join(place.folder, "key.pem")];
-  writeFileSync(certificate, cert);
-  writeFileSync(secret, key);
-  const config = `tls { cert_file: ${JSON.stringify(certificate)}, key_file: ${JSON.stringify(secret)} }`;
-  await using server = await NatsServer.start({ config });
-  const servers = `tls://localhost:${server.port}`;
-  const via = nats({ servers, tls: { ca: cert } });
-  await using bus = await SlotBus.connect({ name: "shop", via });
-  await using worker = await SlotWorker.open({ name: "shop", via });
-  worker.serve((request) => request.body);
-  const body = crypto.getRandomValues(new Uint8Array(65_536));
-  const back = (await bus.request({ path: "/", body })).bytes();
-  expect(Buffer.compare(back, body) === 0, "the body came back changed");
-  const stranger = await rejection<SlotbusError>(SlotBus.connect({ name: "shop", via: nats({ servers, tls: {} }) }));
-  expect(
-    stranger.code === "DISCONNECTED" && /certificate/i.test(stranger.message),
-    `without the CA: ${stranger.message}`,
-  );
 }
