@@ -1,19 +1,22 @@
 /** NATS servers with TLS, and with each kind of credentials that the client library has. */
 
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { credsAuthenticator, nkeyAuthenticator, nkeys } from "@nats-io/transport-node";
+import { Contest, type PortableContest } from "../../src/contest/index.ts";
+import { EventBus, Fleet, type PortableEventBus, type PortableFleet, topic } from "../../src/events/index.ts";
 import { SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
 import { nats, type NatsOptions } from "../../src/nats/index.ts";
 import { cert, key } from "../fixtures/certificate.ts";
 import { findNatsServer, NatsServer } from "../nats-server.ts";
 import { rejection } from "../wait.ts";
-import { expect, Lacking, Place } from "./checks.ts";
+import { expect, Lacking, Place, root, until } from "./checks.ts";
+import { hear } from "./nats-heard.ts";
 import { Proxy } from "./nats-proxy.ts";
 
-async function start(config: string): Promise<NatsServer> {
+async function start(config: string, jetstream = false): Promise<NatsServer> {
   if (!findNatsServer()) throw new Lacking("nats-server is not installed");
-  return NatsServer.start({ config });
+  return NatsServer.start({ config, jetstream });
 }
 
 /** A body goes from a client to a worker and back. */
@@ -130,4 +133,71 @@ export async function credentials(): Promise<void> {
     const worker = await rejection<SlotbusError>(SlotWorker.open({ name: "shop", via: nats({ servers, ...wrong }) }));
     expect(worker.code === "PERMISSION_DENIED", `a worker with a wrong ${kind} gets ${worker.code}: ${worker.message}`);
   }
+}
+
+/** The users of the table for fleets in docs/nats.md, with these permissions and no others. */
+function fleetUsers(): string {
+  const page = readFileSync(join(root, "docs/nats.md"), "utf8");
+  const names: Record<string, string> = {
+    FLEET: "shop",
+    RING: "events",
+    BUCKET: "slotbus-shop",
+    STREAM: "KV_slotbus-shop",
+  };
+  const subjects = (cell: string): string => {
+    const all = [...cell.matchAll(/`([^`]+)`/g)].map(([, subject]) =>
+      // `STREAM` is also a word of the subjects of the API, where more follows.
+      JSON.stringify(subject!.replaceAll(/FLEET|RING|BUCKET|STREAM(?!\.(INFO|CREATE|MSG))/g, (name) => names[name]!)),
+    );
+    return all.join(", ");
+  };
+  const users = ["publisher of events", "subscriber to events", "claims"].map((role) => {
+    const row = page.split("\n").find((line) => line.startsWith(`| ${role} |`));
+    if (row === undefined) throw new Error(`docs/nats.md has no row "${role}"`);
+    const [, publish = "", subscribe = ""] = row.split(" |").map((cell) => cell.trim());
+    const reads = ['"_INBOX.>"', subjects(subscribe)].filter(Boolean).join(", ");
+    const permissions = `{ publish: [${subjects(publish)}], subscribe: [${reads}] }`;
+    return `{ user: "${role.split(" ")[0]}", password: one, permissions: ${permissions} }`;
+  });
+  const reads = '"$JS.API.STREAM.INFO.>", "$JS.API.STREAM.MSG.GET.>"';
+  users.push(`{ user: "reader", password: one, permissions: { publish: [${reads}], subscribe: ["_INBOX.>"] } }`);
+  return `authorization { users = [${users.join("\n")}] }`;
+}
+
+/** Events and claims by users with the permissions of docs/nats.md, and what these users may not do. */
+export async function fleetPermissions(): Promise<void> {
+  await using server = await start(fleetUsers(), true);
+  await using stack = new AsyncDisposableStack();
+  const join = async (user: string): Promise<PortableFleet> =>
+    stack.use(await Fleet.join({ name: "shop", via: nats({ servers: server.url, user, pass: "one" }) }));
+  const open = async (user: string): Promise<PortableEventBus> =>
+    EventBus.open({ fleet: await join(user), ring: "events" });
+  const [publisher, subscriber] = [await open("publisher"), await open("subscriber")];
+  const heard = await hear(subscriber, topic("order.*"));
+  await publisher.publish("order.paid", 7);
+  await until(() => heard.events.length === 1, "the event came");
+  const denied = await hear(publisher, topic("order.*"));
+  const error = await rejection<SlotbusError>(denied.done);
+  expect(error.code === "PERMISSION_DENIED", `a publisher that subscribes gets ${error.code}: ${error.message}`);
+  const contests = [await join("claims"), await join("claims")].map((fleet, n) =>
+    Contest.open({ fleet, owner: `${n}` }),
+  );
+  const [one, other] = (await Promise.all(contests)) as [PortableContest, PortableContest];
+  const subject = { kind: "leader", label: "mailer" };
+  const watch = await other.watch(subject);
+  const first = await one.claim(subject, { ttl: 30_000 });
+  expect((await first.renew()) && (await other.list()).length === 1, "it is renewed and listed");
+  const waiting = other.claim(subject, { ttl: 30_000, timeout: 10_000 });
+  expect(await first.release(), "it is released");
+  const second = await waiting;
+  expect(second.token > first.token && (await one.holder(subject))?.token === second.token, "the waiting claim has it");
+  for await (const { type } of watch) if (type === "claimed") break;
+  const closed = await rejection<SlotbusError>(join("publisher").then((to) => Contest.open({ fleet: to })));
+  const reader = await Contest.open({ fleet: await join("reader") });
+  expect((await reader.holder(subject))?.token === second.token, "a user who may only read sees the holder");
+  const began = performance.now();
+  const refusals = [closed, await rejection<SlotbusError>(reader.claim(subject, { ttl: 1_000, timeout: 10_000 }))];
+  for (const { code, message, mayHaveExecuted } of refusals)
+    expect(code === "PERMISSION_DENIED" && !mayHaveExecuted, `a user without the permissions gets ${code}: ${message}`);
+  expect(performance.now() - began < 2_000, "the claim does not go on trying");
 }

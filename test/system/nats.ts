@@ -17,7 +17,7 @@ import { machines } from "./nats-machines.ts";
 import { DocWorker, type Outgoing } from "./nats-peer.ts";
 import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
-import { credentials, tls } from "./nats-security.ts";
+import { credentials, fleetPermissions, tls } from "./nats-security.ts";
 
 async function startServer(options?: NatsServerOptions): Promise<NatsServer> {
   if (!findNatsServer()) throw new Lacking("nats-server is not installed");
@@ -416,6 +416,7 @@ export const checks: Checks = {
     cluster,
   "the programs and the compose file of docs/many-machines.md work on two machines with a cable": machines,
   "over TLS to a NATS server, a client that trusts its certificate works, and another gets one error": tls,
+  "users with the permissions of docs/nats.md publish events, read them and claim leases": fleetPermissions,
   "a password, a token, an NKey and a file of credentials open a NATS server, and a wrong one is refused at once":
     credentials,
   "bodies of 64 MiB pass over NATS unchanged in both directions, whole and streamed": largeBodies,
