@@ -1,13 +1,17 @@
 /** A cluster of three NATS servers that loses one under load. */
 
+import { writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { Contest } from "../../src/contest/index.ts";
 import { EventBus, Fleet, type PortableEventBus, topic } from "../../src/events/index.ts";
-import { type PortableBus, SlotBus, type SlotbusError } from "../../src/index.ts";
+import { type PortableBus, SlotBus, type SlotbusError, SlotWorker } from "../../src/index.ts";
 import { nats, type NatsVia } from "../../src/nats/index.ts";
-import { findNatsServer, NatsServer } from "../nats-server.ts";
-import { expect, Lacking, note, Program, until } from "./checks.ts";
+import { blocksOf } from "../docs-blocks.ts";
+import { cert, key } from "../fixtures/certificate.ts";
+import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
+import { rejection } from "../wait.ts";
+import { expect, Lacking, note, Place, Program, until } from "./checks.ts";
 import { type Heard, hear } from "./nats-heard.ts";
 import { Books, call } from "./nats-faults.ts";
 import { Tenures } from "./nats-tenures.ts";
@@ -29,16 +33,21 @@ async function freePorts(count: number): Promise<number[]> {
   return ports;
 }
 
-async function startCluster(): Promise<NatsServer[]> {
+/** Starts three servers at once. `optionsOf` returns the options of each, for the ports of all routes. */
+async function startServers(
+  optionsOf: (n: number, ports: readonly number[]) => NatsServerOptions,
+): Promise<NatsServer[]> {
   if (!findNatsServer()) throw new Lacking("nats-server is not installed");
   const ports = await freePorts(3);
-  const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(", ");
-  return Promise.all(
-    ports.map((port, n) => {
-      const config = `server_name: s${n}\ncluster { name: three, listen: "127.0.0.1:${port}", routes: [${routes}] }`;
-      return NatsServer.start({ jetstream: true, config });
-    }),
-  );
+  return Promise.all(ports.map((_, n) => NatsServer.start(optionsOf(n, ports))));
+}
+
+function startCluster(): Promise<NatsServer[]> {
+  return startServers((n, ports) => {
+    const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(", ");
+    const cluster = `cluster { name: three, listen: "127.0.0.1:${ports[n]}", routes: [${routes}] }`;
+    return { jetstream: true, config: `server_name: s${n}\n${cluster}` };
+  });
 }
 
 /** The servers of a cluster in an order: the first that answers is taken. */
@@ -188,6 +197,53 @@ export async function cluster(): Promise<void> {
   await tenures.end();
   tenures.audit(4);
   note(`${tenures.held.length} tenures`);
+}
+
+/** Three servers with the file of docs/many-machines.md, with other addresses and paths. A user for claims is added. */
+export async function documentedCluster(): Promise<void> {
+  using place = new Place();
+  const [certificate, secret] = [join(place.folder, "cert.pem"), join(place.folder, "key.pem")];
+  writeFileSync(certificate, cert);
+  writeFileSync(secret, key);
+  const text = blocksOf("docs/many-machines.md").find(({ language }) => language === "conf")!.code;
+  await using stack = new AsyncDisposableStack();
+  const servers = await startServers((n, ports) => {
+    const here: Record<string, string> = {
+      n1: `n${n + 1}`,
+      "0.0.0.0:6222": `127.0.0.1:${ports[n]}`,
+      "/etc/nats/cert.pem": certificate,
+      "/etc/nats/key.pem": secret,
+      "/data": join(place.folder, `data ${n}`),
+      "users: [": 'users: [ { user: leases, password: "secret" }',
+    };
+    let config = text.replaceAll(/\/\/n(\d):6222/g, (_, other: string) => `//127.0.0.1:${ports[Number(other) - 1]}`);
+    for (const [is, becomes] of Object.entries(here)) {
+      expect(config.includes(is), `the file has ${is}`);
+      config = config.replace(is, becomes);
+    }
+    return { config: config.replaceAll(/\$[A-Z]+_PASSWORD/g, '"secret"') };
+  });
+  for (const server of servers) stack.use(server);
+  const as = (user: string, n: number): NatsVia => {
+    const urls = [0, 1, 2].map((k) => `tls://localhost:${servers[(n + k) % 3]!.port}`);
+    return nats({ servers: urls, noRandomize: true, tls: { ca: cert }, user, pass: "secret" });
+  };
+  const bus = stack.use(await SlotBus.connect({ name: "shop", via: as("client", 0) }));
+  const worker = stack.use(await SlotWorker.open({ name: "shop", via: as("worker", 1) }));
+  worker.serve((request) => `hello ${request.text()}`);
+  const answer = (await bus.request({ path: "/", body: "Ada" })).text();
+  expect(answer === "hello Ada", `it answered ${answer}`);
+  const denied = await rejection<SlotbusError>(SlotWorker.open({ name: "shop", via: as("client", 2) }));
+  expect(denied.code === "PERMISSION_DENIED", `a client that opens a worker gets ${denied.code}: ${denied.message}`);
+  const foreign = stack.use(await SlotBus.connect({ name: "shop", via: as("admin", 2) }));
+  const alone = await rejection<SlotbusError>(foreign.ready({ timeout: 300 }));
+  expect(foreign.workers.length === 0, `a client of another account finds no worker: ${alone.code}`);
+  const link = as("leases", 2);
+  const fleet = stack.use(await untilElected(() => Fleet.join({ name: "crew", via: link })));
+  const contest = stack.use(await untilElected(() => Contest.open({ fleet })));
+  await contest.claim({ kind: "leader", label: "mailer" }, { ttl: 10_000 });
+  const { replicas } = await streamOf(link);
+  expect(replicas === 3, `the stream of the leases has ${replicas} replicas`);
 }
 
 /** Number of replicas of the leases' stream, and of the server that leads it. */

@@ -12,7 +12,7 @@ import { remote, runSuite } from "../portable-suites.ts";
 import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
 import { type Checks, expect, Lacking, note, Program, root, run, until } from "./checks.ts";
-import { cluster } from "./nats-cluster.ts";
+import { cluster, documentedCluster } from "./nats-cluster.ts";
 import { machines } from "./nats-machines.ts";
 import { DocWorker, type Outgoing } from "./nats-peer.ts";
 import { faults } from "./nats-faults.ts";
@@ -414,6 +414,8 @@ export const checks: Checks = {
     manyFaults,
   "a cluster of three NATS servers loses one under load: requests, events and leases go on, and the books are right":
     cluster,
+  "three servers with the file of docs/many-machines.md serve its users over TLS, and keep leases three times":
+    documentedCluster,
   "the programs and the compose file of docs/many-machines.md work on two machines with a cable": machines,
   "over TLS to a NATS server, a client that trusts its certificate works, and another gets one error": tls,
   "users with the permissions of docs/nats.md publish events, read them and claim leases": fleetPermissions,
