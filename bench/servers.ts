@@ -11,7 +11,16 @@ export interface Server {
   /** Address for the client. */
   readonly address: string;
   readonly pid: number;
-  stop(): Promise<void>;
+  /** Sends a signal, by default SIGTERM, and waits for the end of the process. */
+  stop(signal?: NodeJS.Signals): Promise<void>;
+}
+
+/** Options of a NATS server. */
+export interface NatsOptions {
+  /** Default: a free one. */
+  port?: number;
+  /** Whether it has JetStream, with files in the workspace. Default `false`. */
+  jetstream?: boolean;
 }
 
 const START_LIMIT_MS = 10_000;
@@ -23,12 +32,16 @@ export function missing(name: ServerName): string | null {
   if (!Bun.which(`${name}-server`, { PATH })) {
     return `${name} is skipped: ${name}-server is not installed (Debian package ${name}-server).`;
   }
-  if (name === "redis") return null;
+  return name === "redis" ? null : missingPackage("@nats-io/transport-node");
+}
+
+/** Says that a package of the NATS client is not installed; `null` if it is. */
+export function missingPackage(name: string): string | null {
   try {
-    import.meta.resolve("@nats-io/transport-node");
+    import.meta.resolve(name);
     return null;
   } catch {
-    return "nats is skipped: its client is not installed (npm package @nats-io/transport-node).";
+    return `nats is skipped: its client is not installed (npm package ${name}).`;
   }
 }
 
@@ -51,12 +64,17 @@ async function startRedis(program: string, workspace: Workspace): Promise<Server
   return { address: `redis+unix://${socket}`, pid, stop };
 }
 
-/** Starts NATS on TCP, because it has no unix sockets. It chooses a port and writes it to a file. */
-async function startNats(program: string, workspace: Workspace): Promise<Server> {
-  const options = ["--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", workspace.path];
+/** Starts NATS on TCP, because it has no unix sockets. It writes its port to a file. */
+async function startNats(
+  program: string,
+  workspace: Workspace,
+  { port = -1, jetstream = false }: NatsOptions,
+): Promise<Server> {
+  const options = ["--addr", "127.0.0.1", "--port", `${port}`, "--ports_file_dir", workspace.path];
+  if (jetstream) options.push("--jetstream", "--store_dir", join(workspace.path, "jetstream"));
   const { pid, stop } = workspace.run("nats-server", [program, ...options]);
   const address = await waitFor("nats", workspace, () => {
-    const file = readdirSync(workspace.path).find((entry) => entry.endsWith(".ports"));
+    const file = readdirSync(workspace.path).find((entry) => entry.endsWith(`_${pid}.ports`));
     const text = file === undefined ? "" : readFileSync(join(workspace.path, file), "utf8");
     return /nats:\/\/[\d.:]+/.exec(text)?.[0] ?? null;
   });
@@ -64,7 +82,7 @@ async function startNats(program: string, workspace: Workspace): Promise<Server>
 }
 
 /** Starts a server that is installed, see {@link missing}. */
-export function startServer(name: ServerName, workspace: Workspace): Promise<Server> {
+export function startServer(name: ServerName, workspace: Workspace, options: NatsOptions = {}): Promise<Server> {
   const program = Bun.which(`${name}-server`, { PATH })!;
-  return name === "redis" ? startRedis(program, workspace) : startNats(program, workspace);
+  return name === "redis" ? startRedis(program, workspace) : startNats(program, workspace, options);
 }

@@ -136,7 +136,7 @@ export class Workspace implements Disposable {
   }
 
   /** Starts another program, without input and output. */
-  run(name: string, command: string[]): { pid: number; stop(): Promise<void> } {
+  run(name: string, command: string[]): { pid: number; stop(signal?: NodeJS.Signals): Promise<void> } {
     const child = Bun.spawn(command, {
       cwd: this.path,
       stdio: ["ignore", "ignore", "ignore"],
@@ -145,7 +145,7 @@ export class Workspace implements Disposable {
       },
     });
     this.#children.add(child);
-    return { pid: child.pid, stop: () => this.#stop(child) };
+    return { pid: child.pid, stop: (signal) => this.#stop(child, signal) };
   }
 
   async #stop(child: Subprocess, signal?: NodeJS.Signals): Promise<void> {

@@ -16,6 +16,7 @@ import { readSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import manifest from "../package.json";
+import { checkVersion } from "../src/contest/nats/bucket.ts";
 import { closeDirectory, openDirectory } from "../src/native/directory.ts";
 import { Door } from "../src/native/door.ts";
 import { findLauncher, findLibrary } from "../src/native/find.ts";
@@ -270,6 +271,21 @@ test("the services of the compose file have a command and time to stop, and shar
   }
   expect(compose.volumes[volume!]!.driver_opts).toMatchObject({ type: "tmpfs", device: "tmpfs" });
   expect(dockerfile).toContain("\nUSER bun\n");
+});
+
+test("the compose file for several machines starts programs of its page, with a NATS server that can keep leases", () => {
+  const page = blocks.filter((block) => block.page === "docs/many-machines.md");
+  const files = page.map(fileOf);
+  const { services: all, volumes } = Bun.YAML.parse(page.find(({ language }) => language === "yaml")!.code) as Compose;
+  const { nats, ...programs } = all as typeof all & { nats: Service & { image: string } };
+  expect(Object.keys(programs)).toEqual(["worker", "server"]);
+  for (const { command, environment, stop_grace_period: grace } of Object.values(programs)) {
+    expect(files).toContain(command.replace("bun ", ""));
+    expect(new URL(environment["NATS_URL"]!).hostname).toBe("nats");
+    expect(Number.parseInt(grace, 10)).toBeGreaterThan(30); // the default of `drainOnSigterm`
+  }
+  expect(() => checkVersion(`${nats.image.split(":")[1]}.0`)).not.toThrow();
+  expect(nats.volumes).toEqual([`${Object.keys(volumes)[0]}:${nats.command.at(-1)}`]);
 });
 
 test.skipIf(refused !== null)(

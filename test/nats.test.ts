@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { SlotBus, SlotWorker } from "../src/index.ts";
+import type { SlotbusError } from "../src/errors.ts";
 import { NatsLink } from "../src/nats/link.ts";
 import { nats } from "../src/nats/index.ts";
 import { BusSubjects, checkPrefix, makeId, nameOf, tokenOf } from "../src/nats/subjects.ts";
@@ -64,6 +65,7 @@ test("a server that is not there is one clear error, that may be retried, for ea
     const error = await rejection(via.link.enter());
     expect(error).toMatchObject({ code: "DISCONNECTED", retryable: true, mayHaveExecuted: false });
     expect((error as Error).message).toContain("127.0.0.1:1");
+    expect((error as SlotbusError).hint).toContain("then connect again");
   }
   expect(() => via.link.connection).toThrow("The NATS server cannot be reached");
 });

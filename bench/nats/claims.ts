@@ -4,7 +4,7 @@ import { Kvm } from "@nats-io/kv";
 import { connect } from "@nats-io/transport-node";
 import { Contest, Fleet } from "../../src/contest/index.ts";
 import { nats } from "../../src/nats/index.ts";
-import { type Compared, compare } from "./events.ts";
+import { type Compared, compare, type Guard } from "./events.ts";
 
 const TTL_MS = 60_000;
 
@@ -14,6 +14,7 @@ export async function measureClaims(
   rounds: number,
   count: number,
   keys: "one" | "many",
+  guard: Guard,
 ): Promise<Compared> {
   const fleet = await Fleet.join({ name: "bench", via: nats({ servers: server }) });
   const connection = await connect({ servers: server });
@@ -37,7 +38,7 @@ export async function measureClaims(
         await bucket.create(one, "value", `${TTL_MS / 1_000}s`);
         await bucket.delete(one);
       });
-    return await compare(rounds, own, bare);
+    return await compare(rounds, own, bare, guard);
   } finally {
     await Promise.all([fleet.close(), connection.close()]);
   }

@@ -3,6 +3,7 @@
 import { connect } from "@nats-io/transport-node";
 import { EventBus, Fleet, topic } from "../../src/events/index.ts";
 import { nats } from "../../src/nats/index.ts";
+import { median } from "../measure.ts";
 
 /** Number of events that may be under way: below every limit of the server and of a queue. */
 const WINDOW = 2_048;
@@ -18,26 +19,27 @@ export interface Compared {
   readonly ratio: number;
 }
 
+/** Resolves to a measurement; rejects if it hangs. */
+export type Guard = (name: string, running: Promise<number>) => Promise<number>;
+
 /** Returns the medians of both, and the median of the ratios of rounds that ran one after the other. */
 export async function compare(
   rounds: number,
   own: () => Promise<number>,
   bare: () => Promise<number>,
+  guard: Guard,
 ): Promise<Compared> {
-  const pairs: (readonly [own: number, bare: number])[] = [];
-  await own();
-  await bare(); // both are warm
-  for (let round = 0; round < rounds; round++) {
-    const isFirst = round % 2 === 0;
-    const one = await (isFirst ? own() : bare());
-    const two = await (isFirst ? bare() : own());
-    pairs.push(isFirst ? [one, two] : [two, one]);
+  const pairs: { slotbus: number; nats: number }[] = [];
+  for (let round = 0; round <= rounds; round++) {
+    const pair = { slotbus: 0, nats: 0 };
+    for (const name of round % 2 === 0 ? (["slotbus", "nats"] as const) : (["nats", "slotbus"] as const))
+      pair[name] = await guard(name, name === "slotbus" ? own() : bare());
+    if (round > 0) pairs.push(pair); // both are warm
   }
-  const median = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1]!;
   return {
-    slotbus: median(pairs.map(([a]) => a)),
-    bare: median(pairs.map(([, b]) => b)),
-    ratio: median(pairs.map(([a, b]) => a / b)),
+    slotbus: median(pairs.map((pair) => pair.slotbus)),
+    bare: median(pairs.map((pair) => pair.nats)),
+    ratio: median(pairs.map((pair) => pair.slotbus / pair.nats)),
   };
 }
 
@@ -50,7 +52,7 @@ async function pour(count: number, publish: (n: number) => void, received: () =>
 }
 
 /** Measures `count` events a round, with JSON payloads of 64 bytes. Both sides decode each payload, and publish from one connection to another. */
-export async function measureEvents(server: string, rounds: number, count: number): Promise<Compared> {
+export async function measureEvents(server: string, rounds: number, count: number, guard: Guard): Promise<Compared> {
   const [here, there] = [
     await Fleet.join({ name: "bench", via: nats({ servers: server }) }),
     await Fleet.join({ name: "bench", via: nats({ servers: server }) }),
@@ -99,7 +101,7 @@ export async function measureEvents(server: string, rounds: number, count: numbe
       subscription.unsubscribe();
       return rate;
     };
-    return await compare(rounds, own, bare);
+    return await compare(rounds, own, bare, guard);
   } finally {
     await Promise.all([here.close(), there.close(), out.close(), into.close()]);
   }

@@ -1,4 +1,4 @@
-/** `slotbus bench nats`: requests and streams over a NATS server, with slotbus and with the bare client library. */
+/** `slotbus bench nats`: requests, streams, events and claims over a NATS server, with slotbus and with the bare client library. */
 
 import type { Command } from "commander";
 import { CommandError, newCommand } from "../../src/cli/usage.ts";
@@ -17,7 +17,7 @@ import {
   number,
   table,
 } from "../report.ts";
-import { missing, startServer } from "../servers.ts";
+import { missing, missingPackage, startServer } from "../servers.ts";
 import {
   type CommonFlags,
   guarded,
@@ -29,19 +29,31 @@ import {
   withCommonFlags,
 } from "../suite.ts";
 import type { Workspace } from "../systems.ts";
+import type { Compared, Guard } from "./events.ts";
 import { CHUNK_BYTES, NAME, SUBJECT } from "./names.ts";
+import { measureReturns } from "./returns.ts";
 
 /** Names in the JSON. */
 const SYSTEMS = ["slotbus", "nats"] as const;
 type SystemName = (typeof SYSTEMS)[number];
 
-const PRESETS: Record<Mode, { rounds: number; roundMs: number; chunks: number }> = {
-  full: { rounds: 7, roundMs: 1_000, chunks: 4_000 },
-  quick: { rounds: 5, roundMs: 300, chunks: 1_000 },
-  short: { rounds: 3, roundMs: 60, chunks: 100 },
+interface Preset {
+  rounds: number;
+  roundMs: number;
+  chunks: number;
+  events: number;
+  claims: number;
+  /** Number of times that the server is killed and comes back. */
+  returns: number;
+}
+
+const PRESETS: Record<Mode, Preset> = {
+  full: { rounds: 7, roundMs: 1_000, chunks: 4_000, events: 200_000, claims: 1_000, returns: 9 },
+  quick: { rounds: 5, roundMs: 300, chunks: 1_000, events: 50_000, claims: 300, returns: 5 },
+  short: { rounds: 3, roundMs: 60, chunks: 100, events: 5_000, claims: 30, returns: 1 },
 };
 
-type Plan = (typeof PRESETS)[Mode] & { mode: Mode };
+type Plan = Preset & { mode: Mode };
 
 const BYTES = 64;
 const IN_FLIGHT = 32;
@@ -57,11 +69,22 @@ export interface NatsRow {
   requests_per_second: number;
   /** Chunks of 64 KiB per second that one reader gets from one stream. */
   chunks_per_second: number;
+  /** Events with 64 B of JSON per second, by an iterator; in the callback of the bare subscription. */
+  events_per_second: number;
+  /** Claim and release of a key that nobody had; `kv.create` and `kv.delete` of the bare client, in µs. */
+  claim_us: number;
+  /** The same of one key again and again. */
+  claim_again_us: number;
 }
+
+/** Figures of a row that both sides measure in one process. */
+type ComparedName = "events_per_second" | "claim_us" | "claim_again_us";
 
 interface Result {
   machine: Machine;
   rows: NatsRow[];
+  /** Times from the first connection of a server that was killed to the first answer, in ms. */
+  returns_ms: number[];
   bars: Bar[];
 }
 
@@ -144,10 +167,10 @@ async function measure({ call, read }: Contestant, plan: Plan, into: Figures): P
 }
 
 function runAll(plan: Plan, say: Say): Promise<Result> {
-  const why = missing("nats");
+  const why = missing("nats") ?? missingPackage("@nats-io/kv");
   if (why !== null) throw new CommandError(why);
   return inWorkspace(async (workspace, started) => {
-    const server = await startServer("nats", workspace);
+    const server = await startServer("nats", workspace, { jetstream: true });
     started.push(server);
     const contestants = [await startOwn(server.address, workspace), await startBare(server.address, workspace)];
     started.unshift(...contestants);
@@ -158,36 +181,67 @@ function runAll(plan: Plan, say: Say): Promise<Result> {
         await guarded(one.name, measure(one, plan, into), workspace);
       }
     }
-    const rows = [...figures].map(([{ name }, { roundTrips, rates, chunks }]) => ({
-      system: name,
-      round_trip_us: round(median(roundTrips)),
-      requests_per_second: round(median(rates)),
-      chunks_per_second: round(median(chunks)),
-    }));
-    return { machine: describeMachine(plan), rows, bars: judge(rows) };
+    const { address } = server;
+    const { measureClaims } = await import("./claims.ts");
+    const { measureEvents } = await import("./events.ts");
+    const { rounds } = plan;
+    /** Names the step on the terminal; no round can hang. */
+    const guardOf = (step: string): Guard => {
+      say(step);
+      return (name, running) => guarded(name, running, workspace);
+    };
+    const compared: Record<ComparedName, Compared> = {
+      events_per_second: await measureEvents(address, rounds, plan.events, guardOf("events")),
+      claim_us: await measureClaims(address, rounds, plan.claims, "many", guardOf("claims")),
+      claim_again_us: await measureClaims(address, rounds, plan.claims, "one", guardOf("claims of one key")),
+    };
+    const returns = await measureReturns(program, plan.returns, workspace, guardOf("a server that returns"));
+    const rows = [...figures].map(([{ name }, { roundTrips, rates, chunks }]): NatsRow => {
+      const side = name === "slotbus" ? "slotbus" : "bare";
+      return {
+        system: name,
+        round_trip_us: round(median(roundTrips)),
+        requests_per_second: round(median(rates)),
+        chunks_per_second: round(median(chunks)),
+        events_per_second: round(compared.events_per_second[side]),
+        claim_us: round(1e6 / compared.claim_us[side]),
+        claim_again_us: round(1e6 / compared.claim_again_us[side]),
+      };
+    });
+    return {
+      machine: describeMachine(plan),
+      rows,
+      returns_ms: returns.map(round),
+      bars: judge(rows, compared, returns),
+    };
   });
 }
 
-function judge(rows: readonly NatsRow[]): Bar[] {
+function judge(rows: readonly NatsRow[], compared: Record<ComparedName, Compared>, returns: number[]): Bar[] {
   const [own, bare] = rows as [NatsRow, NatsRow];
   const ratio = (of: Exclude<keyof NatsRow, "system">): number => round(own[of] / bare[of]);
   return [
     bar("round trip, 64 B ÷ bare NATS", ratio("round_trip_us"), { at_most: 1.25, aim: 1.1 }),
     bar("requests/s, 32 in flight ÷ bare NATS", ratio("requests_per_second"), { at_least: 0.8, aim: 0.95 }),
     bar("chunks/s of a stream ÷ bare NATS", ratio("chunks_per_second"), { at_least: 0.8, aim: 1 }),
+    bar("events/s by an iterator ÷ bare callback", round(compared.events_per_second.ratio), { at_least: 0.8 }),
+    bar("claim + release ÷ bare create + delete", round(1 / compared.claim_us.ratio), { at_most: 1.25 }),
+    bar("the same, one key ÷ bare create + delete", round(1 / compared.claim_again_us.ratio), { at_most: 1.25 }),
+    bar("server back: first answer, slowest, ms", round(Math.max(...returns)), { at_most: 1_000 }),
   ];
 }
 
-function report({ machine, rows, bars }: Result): string {
+function report({ machine, rows, returns_ms: returns, bars }: Result): string {
   const lines = rows.map((row) => [
     row.system,
-    number(row.round_trip_us),
-    number(row.requests_per_second),
-    number(row.chunks_per_second),
+    ...[row.round_trip_us, row.requests_per_second, row.chunks_per_second, row.events_per_second].map(number),
+    ...[row.claim_us, row.claim_again_us].map(number),
   ]);
+  const head = ["round trip, µs", "requests/s, 32 in flight", "chunks of 64 KiB/s", "events/s", "claim + release, µs"];
   return [
     machineLines(machine),
-    table([["", "round trip, µs", "requests/s, 32 in flight", "chunks of 64 KiB/s"], ...lines]),
+    table([["", ...head, "the same, one key"], ...lines]),
+    `Server killed and back, first answer after: ${returns.map((ms) => number(ms)).join(", ")} ms`,
     `Against the goals\n${table(barLines(bars))}`,
   ].join("\n\n");
 }
@@ -204,14 +258,15 @@ function panels({ rows }: Result): Panel[] {
 }
 
 export function command(): Command {
-  const suite = newCommand("nats", "measure requests and streams over a NATS server", [
+  const suite = newCommand("nats", "measure requests, streams, events and claims over a NATS server", [
     "slotbus bench nats --quick --json > result.json",
   ]);
   const quick = "fewer and shorter rounds; takes up to 20 s";
   return withCommonFlags(suite, SYSTEMS.slice(1), quick, "very short rounds; takes a few seconds")
     .addHelpText(
       "after",
-      "\nNeeds nats-server and the package @nats-io/transport-node. The bare client always takes part.",
+      "\nNeeds nats-server with JetStream and the packages @nats-io/transport-node and @nats-io/kv. " +
+        "The bare client always takes part.",
     )
     .action(async (flags: CommonFlags) => {
       const mode = modeOf(flags);

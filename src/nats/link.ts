@@ -14,6 +14,13 @@ const PINGS_OUT = 2;
 /** Longest wait for the last bytes when the connection is closed, in ms. */
 const CLOSE_MS = 2_000;
 
+/** What the runtime and the client library say when the option `tls` does not fit the server, or names a file that is missing. */
+const TLS_FAILURE = /certificate|\btls\b|doesn't exist/i;
+const TLS_HINT =
+  "Check the option `tls` of `nats()`: `ca` or `caFile` has the authority that signed the server's certificate, " +
+  "and `servers` a name that the certificate has.";
+const CONNECT_HINT = "Check that the server runs and that `servers` names it, then connect again.";
+
 /** The client library, which is loaded at the first use. */
 export type Library = typeof import("@nats-io/transport-node");
 
@@ -136,7 +143,7 @@ export class NatsLink {
       const message = `The NATS server ${this.server} refused the connection: ${cause.message}.`;
       return new SlotbusError("PERMISSION_DENIED", message, { hint, cause });
     }
-    return disconnected(cause, this.server);
+    return disconnected(cause, this.server, TLS_FAILURE.test(cause.message) ? TLS_HINT : CONNECT_HINT);
   }
 
   /** Follows the state of the connection until it is closed. */
@@ -176,13 +183,14 @@ export class NatsLink {
   }
 }
 
-/** The server cannot be reached: nothing was sent. */
-export function disconnected(cause?: Error, server?: string): SlotbusError {
+/** The server cannot be reached: nothing was sent. `server`: the one that was tried. */
+export function disconnected(
+  cause?: Error,
+  server?: string,
+  hint = "Check that the server runs and that `servers` names it. slotbus connects again by itself.",
+): SlotbusError {
   const what = server ? `Cannot connect to the NATS server ${server}` : "The NATS server cannot be reached";
-  return new SlotbusError("DISCONNECTED", `${what}${cause ? `: ${cause.message}` : ""}.`, {
-    hint: "Check that the server runs and that `servers` names it. slotbus connects again by itself.",
-    cause,
-  });
+  return new SlotbusError("DISCONNECTED", `${what}${cause ? `: ${cause.message}` : ""}.`, { hint, cause });
 }
 
 /** Whether a value is a connection of the client library, and not options for one. */

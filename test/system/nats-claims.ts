@@ -5,8 +5,9 @@ import { Kvm } from "@nats-io/kv";
 import { Contest, Fence, Fleet, type PortableContest } from "../../src/contest/index.ts";
 import { nats } from "../../src/nats/index.ts";
 import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-server.ts";
-import { rejection, within } from "../wait.ts";
+import { rejection } from "../wait.ts";
 import { Proxy } from "./nats-proxy.ts";
+import { contender, read, Tenures } from "./nats-tenures.ts";
 import { type Checks, expect, Lacking, note, root, until } from "./checks.ts";
 
 const subject = { kind: "leader", label: "mailer" };
@@ -36,23 +37,6 @@ interface Entered extends AsyncDisposable {
 
 const api = async (connection: NatsConnection, name: string): Promise<unknown> =>
   (await connection.request(`$JS.API.${name}`)).json();
-
-function contender(...words: string[]): Bun.Subprocess<"ignore", "pipe", "inherit"> {
-  return Bun.spawn(["bun", `${import.meta.dir}/nats-contender.ts`, ...words], { stdio: ["ignore", "pipe", "inherit"] });
-}
-
-/** Calls `onLine` for each line of a process. Resolves with its last line. */
-async function read(
-  child: Bun.Subprocess<"ignore", "pipe", "inherit">,
-  onLine: (words: string[]) => void,
-): Promise<void> {
-  let rest = "";
-  for await (const bytes of child.stdout) {
-    const lines = (rest + Buffer.from(bytes).toString()).split("\n");
-    rest = lines.pop()!;
-    for (const line of lines) onLine(line.split(" "));
-  }
-}
 
 export const checks: Checks = {
   "over NATS, one of two claims a lease, and the other gets it after its release, its ttl, or by force": async () => {
@@ -259,57 +243,27 @@ export const checks: Checks = {
 
   "over NATS, never two hold one lease, while the server is killed and stopped and processes are stopped": async () => {
     await using server = await start();
-    const labels = "one,two,three";
-    const all = Array.from({ length: 4 }, (_, n) => contender(server.url, "crew", "contend", labels, `p${n}`));
-    const held: { label: string; token: number; from: number; to: number; who: number }[] = [];
-    const failed: string[] = [];
-    const reading = all.map((child, who) =>
-      read(child, (words) => {
-        const [what, label = "", token, from, to] = words;
-        if (what === "held") held.push({ label, token: Number(token), from: Number(from), to: Number(to), who });
-        else failed.push(words.join(" "));
-      }),
-    );
+    await using tenures = new Tenures(server.url, "crew", ["one", "two", "three"], 4);
     let faults = 0;
-    try {
-      await until(() => held.length > 20, "they hold leases");
-      for (let round = 0; round < 4; round++) {
-        const victim = all[round % all.length]!;
-        victim.kill("SIGSTOP");
-        await Bun.sleep(1_700);
-        victim.kill("SIGCONT");
-        server.signal("SIGSTOP");
-        await Bun.sleep(round % 2 === 0 ? 300 : 1_800);
-        server.signal("SIGCONT");
-        const before = held.length;
-        await until(() => held.length > before + 5, "they hold leases again", 60_000);
-        await server.kill();
-        await Bun.sleep(round % 2 === 0 ? 50 : 1_300);
-        await server.startAgain();
-        faults += 3;
-        const then = held.length;
-        await until(() => held.length > then + 5, "they hold leases after the server is back", 60_000);
-      }
-      for (const child of all) child.kill("SIGTERM");
-      await Promise.all(all.map((child) => within(child.exited, 20_000)));
-    } finally {
-      for (const child of all) child.kill("SIGKILL");
-      await Promise.all(all.map((child) => child.exited));
+    await tenures.more(20, "they hold leases", 20_000);
+    for (let round = 0; round < 4; round++) {
+      const victim = tenures.processes[round % tenures.processes.length]!;
+      victim.kill("SIGSTOP");
+      await Bun.sleep(1_700);
+      victim.kill("SIGCONT");
+      server.signal("SIGSTOP");
+      await Bun.sleep(round % 2 === 0 ? 300 : 1_800);
+      server.signal("SIGCONT");
+      await tenures.more(5, "they hold leases again");
+      await server.kill();
+      await Bun.sleep(round % 2 === 0 ? 50 : 1_300);
+      await server.startAgain();
+      faults += 3;
+      await tenures.more(5, "they hold leases after the server is back");
     }
-    await Promise.all(reading);
-    expect(failed.length === 0, `no other failures: ${failed.slice(0, 3).join("; ")}`);
-    let holders = 0;
-    for (const label of labels.split(",")) {
-      const mine = held.filter((one) => one.label === label).sort((a, b) => a.from - b.from);
-      holders += new Set(mine.map((one) => one.who)).size;
-      for (let n = 1; n < mine.length; n++) {
-        const [a, b] = [mine[n - 1]!, mine[n]!];
-        expect(b.from >= a.to, `p${a.who} held ${label} until ${a.to}, p${b.who} from ${b.from}`);
-        expect(b.token > a.token, `the token ${b.token} follows ${a.token}`);
-      }
-    }
-    expect(holders > 6, "different processes had each lease");
-    note(`${held.length} tenures, ${faults} faults`);
+    await tenures.end();
+    tenures.audit(7);
+    note(`${tenures.held.length} tenures, ${faults} faults`);
   },
 
   "over NATS, `slotbus claims` lists, follows and releases leases": async () => {

@@ -1,8 +1,8 @@
 /**
  * A process that claims leases over NATS, for nats-claims.ts. It prints one line for each step, with the machine's monotonic clock.
  *
- *     bun nats-contender.ts URL FLEET stale LABEL        holds a lease, and writes with its token, also when the lease is lost
- *     bun nats-contender.ts URL FLEET contend LABELS ID  claims, holds and releases leases until SIGTERM
+ *     bun nats-contender.ts URLS FLEET stale LABEL        holds a lease, and writes with its token, also when the lease is lost
+ *     bun nats-contender.ts URLS FLEET contend LABELS ID  claims, holds and releases leases until SIGTERM
  */
 
 import { Contest, Fleet, type PortableContest } from "../../src/contest/index.ts";
@@ -10,7 +10,7 @@ import { native } from "../../src/native/library.ts";
 import { nats } from "../../src/nats/index.ts";
 
 const [servers = "", name = "", what, label = "", id = "holder"] = process.argv.slice(2);
-const fleet = await Fleet.join({ name, via: nats({ servers }) });
+const fleet = await Fleet.join({ name, via: nats({ servers: servers.split(",") }) });
 const contest = await Contest.open({ fleet, owner: id });
 /** One clock for all processes of the machine; `process.hrtime` begins with the process. */
 const clock = (): number => native.sb_now_ms();

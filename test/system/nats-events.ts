@@ -2,13 +2,11 @@
 
 import {
   EventBus,
-  type Filter,
   Fleet,
   not,
   or,
   type PortableEventBus,
   type PortableFleet,
-  type SubscribeOptions,
   topic,
   where,
 } from "../../src/events/index.ts";
@@ -17,6 +15,7 @@ import { findNatsServer, NatsServer, type NatsServerOptions } from "../nats-serv
 import { Workspace } from "../support.ts";
 import { rejection } from "../wait.ts";
 import { type Checks, expect, Lacking, note, until } from "./checks.ts";
+import { hear } from "./nats-heard.ts";
 import { Proxy } from "./nats-proxy.ts";
 
 async function start(options: NatsServerOptions = {}): Promise<NatsServer> {
@@ -36,32 +35,6 @@ async function enter(url: string, name = "shop", ring = "events"): Promise<Enter
   const fleet = await Fleet.join({ name, via, rings: { [ring]: {} } });
   const bus = await EventBus.open({ fleet, ring });
   return { bus, fleet, via, [Symbol.asyncDispose]: () => fleet.close() };
-}
-
-/** What a subscription got so far. */
-interface Heard {
-  readonly events: unknown[];
-  /** Number of events that its gaps tell. */
-  lost: number;
-  /** Number of gaps with an unknown number of events. */
-  unknown: number;
-  readonly subscription: { close(): void | Promise<void> };
-  readonly done: Promise<void>;
-}
-
-async function hear(bus: PortableEventBus, filter: Filter, options?: SubscribeOptions): Promise<Heard> {
-  const subscription = await bus.subscribe(filter, options);
-  const heard = { events: [] as unknown[], lost: 0, unknown: 0, subscription, done: Promise.resolve() };
-  heard.done = (async () => {
-    for await (const item of subscription) {
-      if (item.topic !== null) heard.events.push(item.payload);
-      else {
-        heard.lost += item.overwritten + item.dropped;
-        if (item.epoch !== undefined) heard.unknown++;
-      }
-    }
-  })();
-  return heard;
 }
 
 /** One program for every engine. Returns what its subscriptions got. */

@@ -31,10 +31,10 @@ export class Proxy implements AsyncDisposable {
     });
   }
 
-  static async start(target: number): Promise<Proxy> {
+  static async start(target: number, host = "127.0.0.1"): Promise<Proxy> {
     const proxy = new Proxy(target);
     const { promise, resolve } = Promise.withResolvers<void>();
-    proxy.#server.listen(0, "127.0.0.1", resolve);
+    proxy.#server.listen(0, host, resolve);
     await promise;
     return proxy;
   }

@@ -12,11 +12,12 @@ import { remote, runSuite } from "../portable-suites.ts";
 import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
 import { type Checks, expect, Lacking, note, Program, root, run, until } from "./checks.ts";
-import { cluster, tls } from "./nats-cluster.ts";
+import { cluster, documentedCluster } from "./nats-cluster.ts";
 import { machines } from "./nats-machines.ts";
 import { DocWorker, type Outgoing } from "./nats-peer.ts";
 import { faults } from "./nats-faults.ts";
 import { Proxy } from "./nats-proxy.ts";
+import { credentials, fleetPermissions, tls } from "./nats-security.ts";
 
 async function startServer(options?: NatsServerOptions): Promise<NatsServer> {
   if (!findNatsServer()) throw new Lacking("nats-server is not installed");
@@ -197,7 +198,7 @@ async function bench(): Promise<void> {
     bars: Bar[];
   };
   expect(rows.map(({ system }) => system).join() === "slotbus,nats", "the systems are others");
-  expect(bars.length === 3 && bars.every(({ measured }) => measured > 0), "a bar is missing");
+  expect(bars.length === 7 && bars.every(({ measured }) => measured > 0), "a bar is missing");
   note(bars.map(({ name, measured }) => `${name}: ${measured}`).join("; "));
 }
 
@@ -411,8 +412,14 @@ export const checks: Checks = {
   "100 readers over NATS that stop hold little, delay nobody, and the server finds no slow consumer": stalledReaders,
   "over 1 000 faults over NATS nothing runs twice, nothing that ran is denied, no answer is foreign, all settle":
     manyFaults,
-  "a cluster of three NATS servers loses one under load: requests and leases go on, and the books are right": cluster,
+  "a cluster of three NATS servers loses one under load: requests, events and leases go on, and the books are right":
+    cluster,
+  "three servers with the file of docs/many-machines.md serve its users over TLS, and keep leases three times":
+    documentedCluster,
   "the programs and the compose file of docs/many-machines.md work on two machines with a cable": machines,
   "over TLS to a NATS server, a client that trusts its certificate works, and another gets one error": tls,
+  "users with the permissions of docs/nats.md publish events, read them and claim leases": fleetPermissions,
+  "a password, a token, an NKey and a file of credentials open a NATS server, and a wrong one is refused at once":
+    credentials,
   "bodies of 64 MiB pass over NATS unchanged in both directions, whole and streamed": largeBodies,
 };

@@ -96,6 +96,7 @@ const more: { [name: string]: string[] } = {
   coverage: Object.keys(IN_BUN).map((name) => `test/${name}.test.ts`),
   nats: [
     "docs/many-machines.md",
+    "docs/nats.md",
     ...Object.keys(remote).map((name) => `test/${name}.test.ts`),
     "test/portable-suites.ts",
   ],

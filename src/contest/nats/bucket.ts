@@ -89,7 +89,7 @@ export class Bucket {
    * Writes a lease if the last revision of its key is `expected` (0: there is none). Returns the new revision, or `null` if the key
    * has another last revision.
    *
-   * @throws (rejects) `DISCONNECTED` if nothing was sent; `CLAIM_UNCONFIRMED`
+   * @throws (rejects) `DISCONNECTED` if nothing was sent; `CLAIM_UNCONFIRMED`; `PERMISSION_DENIED`
    */
   put(key: string, value: string, seconds: number, expected: number): Promise<number | null> {
     return this.#write(key, value, { "Nats-TTL": `${seconds}s` }, expected);
@@ -151,10 +151,22 @@ export class Bucket {
       const options = headers ? { timeout: ANSWER_MS, headers } : { timeout: ANSWER_MS };
       return await Promise.race([connection.request(subject, body, options), promise]);
     } catch (cause) {
-      throw this.unconfirmed(cause as Error);
+      throw this.#denied(cause as Error) ?? this.unconfirmed(cause as Error);
     } finally {
       this.#underWay.delete(reject);
     }
+  }
+
+  /** Returns the error of a request that this user may not make, or whose answer this user may not read; else `null`. */
+  #denied(cause: Error): SlotbusError | null {
+    const [, what] = /permissions violation for (publish|subscription)/i.exec(cause.message) ?? [];
+    if (what === undefined) return null;
+    const message = `The NATS server does not let this user claim leases in the stream ${this.stream}: ${cause.message}.`;
+    return new SlotbusError("PERMISSION_DENIED", message, {
+      hint: "Give the user the permissions for claims that docs/nats.md lists.",
+      mayHaveExecuted: what.toLowerCase() === "subscription",
+      cause,
+    });
   }
 
   unconfirmed(cause: Error): SlotbusError {
