@@ -51,11 +51,12 @@ async function contend(on: PortableContest, one: string): Promise<void> {
     guard.signal.addEventListener("abort", () => (end = Math.min(end, clock())));
     for (const until = now + Math.random() * 600; clock() < until && !guard.signal.aborted;) await Bun.sleep(5);
     end = Math.min(end, clock(), guard.expiresAt + offset);
-    // From here on this process does nothing as the holder.
+    // From here on this process does nothing as the holder. If it was stopped while it claimed, it never was one: the end is before `now`.
     const how = await Promise.resolve(guard.release()).then(
       String,
       (error: Error & { code?: string }) => error.code ?? error.name,
     );
-    say("held", one, guard.token, now, end, how);
+    const left = Math.round(guard.expiresAt + offset - end);
+    say("held", one, guard.token, now, end, `${JSON.stringify(options)}, ${left} ms left, released: ${how}`);
   }
 }

@@ -26,7 +26,12 @@ interface Tenure {
   readonly from: number;
   readonly to: number;
   readonly who: number;
+  /** How it ended, for messages. */
+  readonly how: string;
 }
+
+/** Wall clock less the monotonic clock, in ms: a step of the wall clock ends leases on a server early or late. */
+const wallClock = (): number => Date.now() - performance.now();
 
 /** Processes that claim, hold and release leases until {@link end}. */
 export class Tenures implements AsyncDisposable {
@@ -34,6 +39,7 @@ export class Tenures implements AsyncDisposable {
   readonly processes: readonly Contender[];
   readonly #labels: readonly string[];
   readonly #failed: string[] = [];
+  readonly #wallClock = wallClock();
   readonly #reading: readonly Promise<void>[];
 
   /** `servers`: addresses with commas between them. */
@@ -44,9 +50,11 @@ export class Tenures implements AsyncDisposable {
     );
     this.#reading = this.processes.map((child, who) =>
       read(child, (words) => {
-        const [what, label = "", token, from, to] = words;
-        if (what === "held") this.held.push({ label, token: Number(token), from: Number(from), to: Number(to), who });
-        else this.#failed.push(words.join(" "));
+        const [what, label = "", token, from, to, ...how] = words;
+        const times = { from: Number(from), to: Number(to) };
+        if (what !== "held") this.#failed.push(words.join(" "));
+        else if (times.to > times.from)
+          this.held.push({ label, token: Number(token), ...times, who, how: how.join(" ") });
       }),
     );
   }
@@ -73,7 +81,8 @@ export class Tenures implements AsyncDisposable {
       found += new Set(mine.map((one) => one.who)).size;
       for (let n = 1; n < mine.length; n++) {
         const [a, b] = [mine[n - 1]!, mine[n]!];
-        expect(b.from >= a.to, `p${a.who} held ${label} until ${a.to}, p${b.who} from ${b.from}`);
+        const both = `${JSON.stringify([a, b])}; the wall clock moved by ${(wallClock() - this.#wallClock).toFixed(1)} ms`;
+        expect(b.from >= a.to, `two held ${label} for ${(a.to - b.from).toFixed(1)} ms: ${both}`);
         expect(b.token > a.token, `the token ${b.token} follows ${a.token}`);
       }
     }
