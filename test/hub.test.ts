@@ -611,7 +611,8 @@ describe("workers", () => {
   test("of two new names with one route at once, one is refused, and its bus is closed", async () => {
     await using workspace = new Workspace();
     const registry = new Registry(hubOptions.resolve({ directory: workspace.directory, goneFor: 50 }), nobody);
-    const register = (name: string) => registry.register(name, [{ method: "GET", path: "/same" }], null);
+    const register = (name: string) =>
+      registry.register(name, [{ method: "GET", path: "/same" }], { pid: null, instance: null });
     const results = await Promise.allSettled([register("a"), register("b")]);
     expect(results.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
     expect(registry.services.length).toBe(2); // otherwise they did not start at once
@@ -624,11 +625,14 @@ describe("workers", () => {
   test("a worker that registers while the hub closes gets an error, and no bus stays", async () => {
     await using workspace = new Workspace();
     const registry = new Registry(hubOptions.resolve({ directory: workspace.directory }), nobody);
-    const registered = rejection(registry.register("a", [], null));
+    const registered = rejection(registry.register("a", [], { pid: null, instance: null }));
     await registry.close({ timeout: 0 });
     expect(readdirSync(workspace.directory)).toEqual([]);
     expect(await registered).toMatchObject({ status: 503, code: "CLOSING" });
-    expect(await rejection(registry.register("b", [], null))).toMatchObject({ status: 503, code: "CLOSING" });
+    expect(await rejection(registry.register("b", [], { pid: null, instance: null }))).toMatchObject({
+      status: 503,
+      code: "CLOSING",
+    });
   });
 
   test("a request that waits for a worker gets NO_WORKER when the hub forgets the worker, and CLOSING when the hub closes", async () => {

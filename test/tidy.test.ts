@@ -96,7 +96,7 @@ const mayImport: Record<string, string[]> = {
   fleet: ["native", "nats"],
   events: ["fleet", "native", "nats"],
   contest: ["fleet", "native", "nats"],
-  hub: ["bus", "contest", "fleet", "native", "."],
+  hub: ["bus", "contest", "fleet", "native", "wires", "."],
   pool: ["bus", "supervisor", "."],
   stdio: ["supervisor"],
   cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "nats", "stdio", "supervisor", "wires", "."],

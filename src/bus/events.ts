@@ -14,11 +14,13 @@ export interface WorkerInfo {
   concurrency: number;
   /** What carries its requests. */
   wire: WireKind;
+  /** Over NATS: id of the worker among all machines, as `nats micro` shows it. Process ids of two machines can be the same. */
+  instance?: string | undefined;
 }
 
 /** @internal */
-export function infoOf({ id, pid, uid, concurrency, wire }: Connection): WorkerInfo {
-  return { id, pid, uid, concurrency, wire };
+export function infoOf({ id, pid, uid, concurrency, wire, instance }: Connection): WorkerInfo {
+  return { id, pid, uid, concurrency, wire, ...(instance === undefined ? {} : { instance }) };
 }
 
 /** Events of a bus, with the arguments of their listeners. */

@@ -78,6 +78,8 @@ export interface Connection extends Carrier {
   /** Id of the connection, never reused by the wire. */
   readonly id: number;
   readonly uid: number;
+  /** Id of the worker among all machines; only on a wire between machines. */
+  readonly instance?: string | undefined;
   /** Kind of the wire. */
   readonly wire: WireKind;
   /** Number of requests that the worker runs at once. */

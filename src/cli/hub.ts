@@ -20,6 +20,7 @@ interface Flags extends CommonFlags {
   controlTokenFile?: string;
   log: HubLogLevel;
   processes?: number;
+  nats?: string;
 }
 
 export function command(): Command {
@@ -28,6 +29,7 @@ export function command(): Command {
     "slotbus hub --log requests",
     "slotbus hub --processes 4",
     "slotbus hub --port 80 --hostname 0.0.0.0 --admin-token-file /run/secrets/hub",
+    "slotbus hub --nats nats://10.0.0.5",
     "SLOTBUS_CONTROL_TOKEN=... slotbus hub --name site --control-port 3201",
   ]);
   return addFlags(withDirectory(withJson(hub)), hubOptions.rows)
@@ -37,6 +39,7 @@ export function command(): Command {
     )
     .option("--control-token-file <file>", "file with the token of the control port; or set SLOTBUS_CONTROL_TOKEN")
     .option("--processes <number>", "start this many processes that share the port, and keep them running", readCount)
+    .option("--nats <url>", "the workers come over this NATS server, from any machine; they need `via` too")
     .addOption(new Option("--log <level>", "what to log on standard error").choices(LEVELS).default("info"))
     .addHelpText(
       "after",
@@ -57,7 +60,7 @@ function readCount(given: string): number {
 }
 
 /** Returns the options of {@link Hub.start}. */
-function asOptions(flags: Flags): HubOptions {
+async function asOptions(flags: Flags): Promise<HubOptions> {
   const { control, ...options } = optionsOf(hubOptions.rows, { ...flags }) as HubOptions;
   const controlToken = tokenOf(flags.controlTokenFile, "SLOTBUS_CONTROL_TOKEN");
   if ((control === undefined) !== (controlToken === undefined))
@@ -69,6 +72,7 @@ function asOptions(flags: Flags): HubOptions {
   return {
     ...options,
     directory: flags.directory,
+    via: flags.nats === undefined ? undefined : (await import("../nats/index.ts")).nats({ servers: flags.nats }),
     adminToken: tokenOf(flags.adminTokenFile, "SLOTBUS_ADMIN_TOKEN"),
     control: control && controlToken !== undefined ? { ...control, token: controlToken } : undefined,
   };
@@ -94,7 +98,7 @@ async function start(options: HubOptions): Promise<Hub> {
 }
 
 async function run(flags: Flags): Promise<void> {
-  const options = asOptions(flags);
+  const options = await asOptions(flags);
   if (flags.processes !== undefined) return runProcesses(flags.processes, options, flags);
   const hub = await start(options);
   const log = new Log(flags.json === true || !process.stderr.isTTY);

@@ -1,4 +1,4 @@
-/** What `slotbus ls` and `stats` say of the buses on a NATS server: their workers, by the NATS services protocol. */
+/** What `slotbus ls`, `stats` and `top` say of the buses on a NATS server: their workers, by the NATS services protocol. */
 
 import type { NatsConnection } from "@nats-io/transport-node";
 import { nats } from "../nats/index.ts";
@@ -10,7 +10,7 @@ const ANSWERS_MS = 2_000;
 const PAUSE_MS = 500;
 
 /** A worker as printed in the JSON. */
-interface WorkerEntry {
+export interface WorkerEntry {
   id: string;
   host: string;
   pid: number;
@@ -21,7 +21,7 @@ interface WorkerEntry {
   age_ms: number;
 }
 
-interface BusEntry {
+export interface BusEntry {
   name: string;
   workers: WorkerEntry[];
 }
@@ -71,7 +71,7 @@ async function ask(connection: NatsConnection): Promise<BusEntry[]> {
 }
 
 /** Asks all workers on the server. The user is the client's default; a user and a password fit into the address. */
-async function busesOn(servers: string): Promise<BusEntry[]> {
+export async function busesOn(servers: string): Promise<BusEntry[]> {
   const { link } = nats({ servers, maxReconnectAttempts: 0 });
   const connection = await link.enter();
   try {

@@ -12,6 +12,7 @@ export type { Frame };
 interface Flags extends CommonFlags {
   once?: boolean;
   interval: number;
+  nats?: string;
 }
 
 export function command(): Command {
@@ -19,10 +20,12 @@ export function command(): Command {
     "slotbus top",
     "slotbus top shop --interval 0.5",
     "slotbus top --once --json",
+    "slotbus top --nats nats://10.0.0.5",
   ]);
   return withDirectory(withJson(top))
     .argument("[name]", "show only the bus, hub or fleet with this name")
     .option("--once", "print one frame and exit; the default when the output is not a terminal")
+    .option("--nats <url>", "the buses on this NATS server instead, by what their workers answer")
     .option("--interval <seconds>", "time between two frames", numberFrom(0.05, 60), 1)
     .addHelpText(
       "after",
@@ -37,8 +40,13 @@ export function command(): Command {
         "FRAMES loses events. Keys: s sorts the buses, space pauses, arrows scroll.",
     )
     .action(async (name: string | undefined, flags: Flags) => {
+      const isOnce = flags.once === true || flags.json === true || !process.stdout.isTTY;
+      if (flags.nats !== undefined) {
+        const options = { interval: flags.interval * 1_000, json: flags.json === true, once: isOnce };
+        return (await import("./top/nats.ts")).watchBuses(flags.nats, name, options);
+      }
       const watch = new Watch(flags.directory, name);
-      if (flags.once || flags.json || !process.stdout.isTTY) await once(watch, name, flags);
+      if (isOnce) await once(watch, name, flags);
       else await live(watch, flags.interval * 1_000);
     });
 }

@@ -2,14 +2,14 @@
 
 import type { Frame, Ring } from "../fleet/ring.ts";
 import type { StreamEvent } from "./event-log.ts";
-import type { RouteRequest } from "./names.ts";
+import type { Registrant, RouteRequest } from "./names.ts";
 
 /** A change as it is published. `ticket` identifies it in the process that published it. */
 export type Change =
   | { is: "sync" }
-  | { is: "register"; id: string; name: string; pid: number | null; again: boolean; routes: readonly RouteRequest[] }
+  | ({ is: "register"; id: string; name: string; again: boolean; routes: readonly RouteRequest[] } & Registrant)
   | { is: "unregister"; id: string }
-  | { is: "evict"; name: string; pid: number; reason: string }
+  | { is: "evict"; name: string; process: string; reason: string }
   | { is: "emit"; source: string; type: string; data: string }
   | { is: "push"; path: string; event: StreamEvent }
   | { is: "push-all"; pattern: string; params: Readonly<Record<string, string>>; event: StreamEvent }

@@ -27,6 +27,11 @@ export class ClientLimits {
   readonly #uses = new Map<string, Use>();
   #sweptAt = 0;
 
+  /** Returns `null` if the options limit nothing. */
+  static of(options: ResolvedHubOptions["perClient"]): ClientLimits | null {
+    return options.concurrency === null && options.rate === null ? null : new ClientLimits(options);
+  }
+
   constructor({ concurrency, rate, burst }: ResolvedHubOptions["perClient"]) {
     this.#concurrency = concurrency ?? Infinity;
     this.#rate = rate ?? Infinity;

@@ -3,13 +3,15 @@
 import { chmodSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Server } from "bun";
+import type { RemoteVia } from "../bus/via.ts";
 import { isSameToken } from "../check.ts";
 import { SlotbusError } from "../errors.ts";
 import type { Actions } from "./direct.ts";
 import { Failure, tooLarge } from "./failure.ts";
-import { CONTROL_LIMIT, controlSocketOf, type RouteRequest } from "./names.ts";
+import { CONTROL_LIMIT, controlSocketOf, REGISTER_PATH, type RouteRequest } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import type { Registry } from "./registry.ts";
+import { RemoteControl } from "./remote.ts";
 import { COMMANDS_PATH, readCommands, textOf } from "./socket-commands.ts";
 
 /** IP addresses and `localhost`: hosts that no DNS server can point here. */
@@ -24,13 +26,17 @@ const GRACE_MS = 200;
 /** Functions that return what is shown, by path. */
 type Shown = Readonly<Record<string, () => object>>;
 
-/** The control socket of a hub, and its control port if the option `control` is set. Open until {@link close}. */
+/**
+ * The control socket of a hub, its control port if the option `control` is set, and with {@link reach} its workers on other machines.
+ * Open until {@link close}.
+ */
 export class ControlPlane {
   readonly #registry: Registry;
   readonly #actions: Actions;
   readonly #shown: Shown;
   readonly #socket: string;
   readonly #servers: Server<unknown>[] = [];
+  #remote: RemoteControl | null = null;
   /** URL of the control port; `null` without one. */
   readonly url: URL | null;
 
@@ -52,7 +58,8 @@ export class ControlPlane {
     this.#shown = shown;
     this.#socket = socket;
     this.removeSocket(); // left by a killed hub: this hub now owns the name
-    this.#serve({ unix: this.#socket }, admit);
+    const here = (guard: Guard): Guard => (options.via ? andNoWorkers(guard) : guard);
+    this.#serve({ unix: this.#socket }, here(admit));
     chmodSync(this.#socket, 0o600);
     if (control === null) {
       this.url = null;
@@ -60,9 +67,8 @@ export class ControlPlane {
     }
     const { port, hostname, token } = control;
     try {
-      this.url = this.#serve({ port, hostname, reusePort: options.shared }, (request, url) =>
-        admitTcp(request, url, token),
-      ).url;
+      const guard = here((request, url) => admitTcp(request, url, token));
+      this.url = this.#serve({ port, hostname, reusePort: options.shared }, guard).url;
     } catch (cause) {
       this.close();
       throw new SlotbusError(
@@ -75,15 +81,21 @@ export class ControlPlane {
     }
   }
 
+  /** Also answers workers on other machines. @throws (rejects) {BusExistsError}; `DISCONNECTED`; `PERMISSION_DENIED` */
+  async reach(options: ResolvedHubOptions, via: RemoteVia): Promise<void> {
+    this.#remote = await RemoteControl.open(options, via, (request) => this.#answer(request, admit));
+  }
+
   /** Lets no more programs connect, and answers those that have connected. */
   async finish(): Promise<void> {
     this.removeSocket();
-    await Bun.sleep(GRACE_MS);
+    await Promise.all([Bun.sleep(GRACE_MS), this.#remote?.close()]);
   }
 
-  close(): void {
+  async close(): Promise<void> {
     for (const server of this.#servers) void server.stop(true);
     this.removeSocket();
+    await this.#remote?.close();
   }
 
   /** Removes the socket file. Also called when the process exits without {@link close}. */
@@ -153,6 +165,15 @@ function admit({ headers }: Request): void {
     throw new Failure(403, "FROM_A_PAGE", "Web pages may not use the control plane.");
 }
 
+/** Also rejects workers: the hub has none on this socket. */
+function andNoWorkers(guard: Guard): Guard {
+  return (request, url) => {
+    guard(request, url);
+    if (url.pathname !== REGISTER_PATH) return;
+    throw new Failure(400, "OTHER_WIRE", "This hub has its workers over NATS: pass `via` to HubWorker.start too.");
+  };
+}
+
 /** Also rejects host names: a web page can make its own name resolve to this machine (DNS rebinding). */
 function admitTcp(request: Request, url: URL, token: string): void {
   admit(request);
@@ -171,10 +192,13 @@ type Json = Record<string, unknown>;
 type Action = (body: Json, to: Actions) => Promise<unknown>;
 
 const ACTIONS: Readonly<Record<string, Action>> = {
-  "/internal/register": async ({ name, routes, pid = null, again = false }, to) => {
-    const processId = pid === null ? null : integer("pid", pid);
+  [REGISTER_PATH]: async ({ name, routes, pid = null, instance = null, again = false }, to) => {
+    const process = {
+      pid: pid === null ? null : integer("pid", pid),
+      instance: instance === null ? null : text("instance", instance),
+    };
     if (typeof again !== "boolean") throw new Failure(400, "BAD_FIELD", "again must be true or false.");
-    const { id, bus } = await to.register(text("name", name), routes as RouteRequest[], processId, again);
+    const { id, bus } = await to.register(text("name", name), routes as RouteRequest[], process, again);
     return { worker_id: id, shm_name: bus };
   },
   "/internal/unregister": async ({ worker_id }, to) => {
@@ -200,7 +224,7 @@ export function health(registry: Registry): object {
       name,
       worker_id: id,
       route_count: routes,
-      transport: `shm:${bus.name}`,
+      transport: `${bus.options.via ? "nats" : "shm"}:${bus.name}`,
       pid,
     })),
   );

@@ -1,7 +1,7 @@
 /** What the control plane can do to a hub that is one process. The processes of a shared hub do the same through their group. */
 
 import type { StreamEvent } from "./event-log.ts";
-import type { RouteRequest } from "./names.ts";
+import type { Registrant, RouteRequest } from "./names.ts";
 import type { Registry } from "./registry.ts";
 import type { Sockets } from "./sockets.ts";
 import type { EventStreams } from "./sse.ts";
@@ -12,7 +12,7 @@ export interface Actions {
   register(
     name: string,
     routes: readonly RouteRequest[],
-    pid: number | null,
+    process: Registrant,
     again: boolean,
   ): Promise<{ readonly id: string; readonly bus: string }>;
   unregister(id: string): Promise<boolean>;
@@ -35,8 +35,8 @@ export class Direct implements Actions {
     this.#sockets = sockets;
   }
 
-  async register(name: string, routes: readonly RouteRequest[], pid: number | null, again: boolean) {
-    const registered = await this.#registry.register(name, routes, pid);
+  async register(name: string, routes: readonly RouteRequest[], process: Registrant, again: boolean) {
+    const registered = await this.#registry.register(name, routes, process);
     if (again) this.#registry.someReturned = true;
     return registered;
   }

@@ -13,7 +13,8 @@ import type { Actions } from "./direct.ts";
 import { type Change, changeOf, publishChange } from "./change.ts";
 import { checkEvent, type StreamEvent } from "./event-log.ts";
 import { closing } from "./failure.ts";
-import { controlSocketOf, isMemberSocket, memberSocketOf, PART_PATH, type RouteRequest, STATE_PATH } from "./names.ts";
+import { controlSocketOf, isMemberSocket, memberSocketOf, PART_PATH, STATE_PATH } from "./names.ts";
+import type { Registrant, RouteRequest } from "./names.ts";
 import type { Registry } from "./registry.ts";
 import type { Sockets } from "./sockets.ts";
 import type { EventStreams } from "./sse.ts";
@@ -40,7 +41,7 @@ interface State {
   readonly services: readonly {
     readonly name: string;
     readonly routes: readonly RouteRequest[];
-    readonly registrations: readonly { readonly id: string; readonly pid: number | null }[];
+    readonly registrations: readonly ({ readonly id: string } & Registrant)[];
   }[];
 }
 
@@ -169,7 +170,7 @@ export class HubGroup implements Actions {
 
   // ---- actions ----------------------------------------------------------------------------------------------------
 
-  async register(name: string, routes: readonly RouteRequest[], pid: number | null, again: boolean) {
+  async register(name: string, routes: readonly RouteRequest[], process: Registrant, again: boolean) {
     try {
       const turn = await this.#contest.claim(REGISTRATION, { ttl: TTL_MS, timeout: PATIENCE_MS });
       try {
@@ -177,13 +178,13 @@ export class HubGroup implements Actions {
         const bus = this.#registry.busOf(name);
         this.#registry.check(name, routes);
         const id = crypto.randomUUID();
-        await this.#publish({ is: "register", id, name, pid, again, routes });
+        await this.#publish({ is: "register", id, name, ...process, again, routes });
         return { id, bus };
       } finally {
         turn.release();
       }
     } catch (error) {
-      this.#registry.refused(name, pid, (error as Error).message);
+      this.#registry.refused(name, process.pid, (error as Error).message);
       throw error;
     }
   }
@@ -214,8 +215,8 @@ export class HubGroup implements Actions {
   }
 
   /** This process has evicted a worker process; the others do the same. */
-  evicted(name: string, pid: number, reason: string): void {
-    this.#publish({ is: "evict", name, pid, reason }).catch(() => {}); // the hub closes
+  evicted(name: string, process: string, reason: string): void {
+    this.#publish({ is: "evict", name, process, reason }).catch(() => {}); // the hub closes
   }
 
   // ---- state ------------------------------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ export class HubGroup implements Actions {
       services: this.#registry.services.map(({ name, requests, registrations }) => ({
         name,
         routes: requests,
-        registrations: registrations.map(({ id, pid }) => ({ id, pid })),
+        registrations: registrations.map(({ id, pid, instance }) => ({ id, pid, instance })),
       })),
     };
   }
@@ -332,8 +333,8 @@ export class HubGroup implements Actions {
   /** Installs the registrations of a state, except known ones. */
   async #install(state: State | null, known: ReadonlySet<string>): Promise<void> {
     for (const { name, routes, registrations } of state?.services ?? [])
-      for (const { id, pid } of registrations)
-        if (!known.has(id)) await this.#registry.install(name, id, pid, routes).catch(() => {}); // the hub closes
+      for (const { id, ...process } of registrations)
+        if (!known.has(id)) await this.#registry.install(name, id, process, routes).catch(() => {}); // the hub closes
   }
 
   /** Applies a change that was published before this process joined: events are only kept. */
@@ -391,13 +392,13 @@ export class HubGroup implements Actions {
     streams.newest = number;
     switch (change.is) {
       case "register":
-        await registry.install(change.name, change.id, change.pid, change.routes);
+        await registry.install(change.name, change.id, change, change.routes);
         registry.someReturned ||= change.again;
         return 1;
       case "unregister":
         return Number(registry.unregister(change.id));
       case "evict":
-        registry.evict(change.name, change.pid, change.reason);
+        registry.evict(change.name, change.process, change.reason);
         return 1;
       case "emit":
         return streams.emit(change.source, change.type, change.data, number);

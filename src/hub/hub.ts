@@ -4,7 +4,9 @@ import type { Server, WebSocketHandler } from "bun";
 import { Closing } from "../closing.ts";
 import { closeOlder, noteOpened } from "../hot.ts";
 import { SlotBus } from "../slotbus.ts";
+import { findRemote } from "../wires/choose.ts";
 import type { StreamedResponse } from "../bus/response.ts";
+import { socket } from "../bus/via.ts";
 import { SlotbusError } from "../errors.ts";
 import { ClientLimits, untilSent } from "./client-limits.ts";
 import { ControlPlane, health } from "./control.ts";
@@ -94,10 +96,11 @@ export class Hub extends Closing<HubEvents> {
    * taken; `PERMISSION_DENIED` when the directory belongs to another user or is open to others.
    */
   static async start(options: HubOptions = {}): Promise<Hub> {
-    const resolved = hubOptions.resolve(options);
+    const given = hubOptions.resolve(options);
+    const resolved = { ...given, via: given.via ?? (await findRemote()) };
     const { name, directory, shared } = resolved;
     await closeOlder(`hub ${directory}/${name}`);
-    const open = { name, directory, slots: 1 };
+    const open = { name, directory, slots: 1, ...(resolved.via && { via: socket() }) };
     const owner = await (shared ? SlotBus.connect(open) : SlotBus.create(open)); // has no workers: it only holds the name
     let group: HubGroup | null = null;
     try {
@@ -131,9 +134,8 @@ export class Hub extends Closing<HubEvents> {
     });
     this.#cors = options.cors ? new Cors(options.cors) : null;
     this.#proxies = new Proxies(options.trustProxy);
-    const { concurrency, rate } = options.perClient;
-    this.#limits = concurrency === null && rate === null ? null : new ClientLimits(options.perClient);
-    const evicted = (worker: string, pid: number, reason: string) => group?.evicted(worker, pid, reason);
+    this.#limits = ClientLimits.of(options.perClient);
+    const evicted = group ? group.evicted.bind(group) : () => {};
     this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services, evicted) : null;
   }
 
@@ -141,19 +143,20 @@ export class Hub extends Closing<HubEvents> {
   async #begin(): Promise<void> {
     const { options } = this;
     const [registry, streams, sockets, group] = [this.#registry, this.#streams, this.#sockets, this.#group];
-    const age = (): number => performance.now() - this.#startedAt;
     try {
-      if (group) this.#startedAt -= await group.begin(registry, streams, sockets, age);
+      if (group)
+        this.#startedAt -= await group.begin(registry, streams, sockets, () => performance.now() - this.#startedAt);
       const shown: Readonly<Record<string, () => object>> = group
         ? { [STATE_PATH]: () => group.state(), [PART_PATH]: () => this.#status.part() }
         : {};
       const actions = group ?? new Direct(registry, streams, sockets);
       this.#control = new ControlPlane(options, registry, actions, group?.socket, shown);
+      if (options.via) await this.#control.reach(options, options.via);
       await group?.opened();
       this.#server = options.port === null ? null : listen(options, options.port, this.fetch, this.websocket);
     } catch (error) {
       this.#pinger?.stop();
-      this.#control?.close();
+      await this.#control?.close();
       streams.close();
       await registry.close({ timeout: 0 });
       throw error;
@@ -240,7 +243,7 @@ export class Hub extends Closing<HubEvents> {
   protected async end(): Promise<void> {
     await this.#registry.close({ timeout: 0 });
     await this.#server?.stop(true);
-    this.#control.close();
+    await this.#control.close();
     await this.#group?.close();
     await this.#name.close();
   }
@@ -425,7 +428,7 @@ export class Hub extends Closing<HubEvents> {
     this.#socketsClosed = this.#sockets.close();
     this.#status.close();
     this.#group?.leave();
-    if (!this.#group) this.#control.close(); // otherwise it sends callers to another process until the end
+    if (!this.#group) void this.#control.close(); // otherwise it sends callers to another process until the end
     void this.#server?.stop().then(() => (this.#stopped = true));
   }
 

@@ -21,6 +21,9 @@ export const STATE_PATH = "/internal/state";
 /** Path on the control socket where they read its figures. */
 export const PART_PATH = "/internal/part";
 
+/** Path of the control plane where workers register. */
+export const REGISTER_PATH = "/internal/register";
+
 /** Largest body of a request to the control plane, in bytes. */
 export const CONTROL_LIMIT = 4 << 20;
 
@@ -29,6 +32,36 @@ export const PING_PATH = "/__ping__";
 
 /** Path of the POST that tells a worker about clients of its event streams. Clients cannot request it. */
 export const LIFECYCLE_PATH = "/__sse__";
+
+/** How a worker's requests come to the control plane of its hub. */
+export interface ControlChannel {
+  /** What to do when the hub does not respond. */
+  readonly hint: string;
+  /** Sends a request; without a body a GET. `type`: the content type. Rejects if there is no response. */
+  send(path: string, body: string | Uint8Array | null, type: string): Promise<Response>;
+  /** Whether the request of a rejected {@link send} may have come to the hub. */
+  wasSent(error: unknown): boolean;
+  close(): Promise<void>;
+}
+
+/** A process that registers. */
+export interface Registrant {
+  /** `null` if the process did not send it. */
+  readonly pid: number | null;
+  /** Id of its worker among all machines; `null` on the hub's machine. */
+  readonly instance: string | null;
+}
+
+/** Returns the key of a process: two machines can have the same pid. `null`: it is unknown. */
+export function processOf({
+  pid,
+  instance,
+}: {
+  pid: number | null;
+  instance?: string | null | undefined;
+}): string | null {
+  return instance ?? pid?.toString() ?? null;
+}
 
 /** A route as a worker registers it. */
 export interface RouteRequest {

@@ -1,5 +1,6 @@
 /** Options of a hub and of its workers: defaults, ranges, and the flags of `slotbus hub`. */
 
+import { isVia, type RemoteVia } from "../bus/via.ts";
 import { checkToken } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import {
@@ -35,6 +36,14 @@ const port = integer(undefined, 0, 65_535);
 const hostname = text("127.0.0.1", "a name or an address", (name) => /^[\w.:[\]-]+$/.test(name));
 const token = custom<string>(undefined, "16 to 1024 characters", (given, name) => checkToken(name, given));
 const directory = custom<string>(undefined, "a path", resolveDirectory, "$SLOTBUS_DIR, else /dev/shm/slotbus-<euid>");
+
+/** The option `via` of a hub and its workers. */
+const via = custom<RemoteVia | undefined>(undefined, "`nats()`", checkRemote, "this machine's memory");
+
+function checkRemote(given: RemoteVia | undefined, name: string): RemoteVia | undefined {
+  if (given === undefined || (isVia(given) && given.wire === "nats")) return given;
+  return refuse(name, given, "`nats()` of slotbus/nats");
+}
 
 const sse = {
   /** Time between two comments that keep a quiet stream alive, in ms. */
@@ -118,6 +127,8 @@ export const hubOptions = new Options("a hub", {
   shared: flag(boolean(false), "share name, port and workers with other hub processes"),
   /** Runtime directory. */
   directory,
+  /** `nats()`: the workers come over this NATS server, from any machine. They need the same option. */
+  via,
   /** Longest time from a request to the head of its response, in ms; then 504. */
   timeout: flag(timeout(30_000), "longest wait for the head of a response; then 504"),
   /** Longest time without data of a request body, in ms; then 408. */
@@ -189,7 +200,7 @@ export const hubOptions = new Options("a hub", {
   adminToken: optional(token),
   /**
    * Also serves the control plane on a TCP port, for programs that cannot open the hub's socket: events and health.
-   * A worker still runs on the hub's machine, as its requests travel through shared memory.
+   * Workers do not register there.
    */
   control: optional(
     group({
@@ -238,6 +249,8 @@ export const hubWorkerOptions = new Options("a worker of a hub", {
   watchdog: integer(5_000, 10, DAY_MS, " ms"),
   /** Runtime directory. */
   directory: optional(directory, directory.fallback),
+  /** `nats()`: the hub may be on another machine. It needs the same option. */
+  via,
 });
 
 /** Options of {@link HubWorker.start}. */

@@ -1,7 +1,7 @@
 /** Pings all attached workers at an interval and evicts a worker that misses too many pings in a row. */
 
 import { RequestTimeoutError } from "../errors.ts";
-import { PING_PATH } from "./names.ts";
+import { PING_PATH, processOf } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import type { Service } from "./service.ts";
 
@@ -10,17 +10,17 @@ type Ping = NonNullable<ResolvedHubOptions["ping"]>;
 export class Pinger {
   readonly #options: Ping;
   readonly #services: () => readonly Service[];
-  readonly #evicted: (worker: string, pid: number, reason: string) => void;
+  readonly #evicted: (worker: string, process: string, reason: string) => void;
   /** Pings missed in a row, by worker. Replaced each round, so that workers that left are dropped. */
   #misses = new Map<string, number>();
   #timer: ReturnType<typeof setTimeout> | null = null;
   #stopped = false;
 
-  /** `evicted` gets the name and the process of an evicted worker. */
+  /** `evicted` gets the name of an evicted worker and the key of its process. */
   constructor(
     options: Ping,
     services: () => readonly Service[],
-    evicted: (worker: string, pid: number, reason: string) => void,
+    evicted: (worker: string, process: string, reason: string) => void,
   ) {
     this.#evicted = evicted;
     this.#options = options;
@@ -42,17 +42,17 @@ export class Pinger {
   async #round(): Promise<void> {
     const misses = new Map<string, number>();
     const asked = this.#services().flatMap((service) =>
-      service.bus.workers.map(({ id, pid }) => ({ service, id, pid })),
+      service.bus.workers.map((worker) => ({ service, id: worker.id, process: processOf(worker)! })),
     );
     await Promise.all(
-      asked.map(async ({ service, id, pid }) => {
+      asked.map(async ({ service, id, process }) => {
         const key = `${service.name}/${id}`;
         if (await this.#answers(service, id)) return;
         const missed = (this.#misses.get(key) ?? 0) + 1;
         misses.set(key, missed);
         if (missed < this.#options.maxMisses) return;
         const reason = `it missed ${missed} pings`;
-        if (service.bus.evict(id, reason)) this.#evicted(service.name, pid, reason);
+        if (service.bus.evict(id, reason)) this.#evicted(service.name, process, reason);
       }),
     );
     this.#misses = misses;

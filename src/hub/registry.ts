@@ -4,7 +4,7 @@ import { METHODS, type Method } from "../bus/codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { closing, Failure } from "./failure.ts";
 import { fromRequest } from "./limits.ts";
-import type { RouteRequest } from "./names.ts";
+import { processOf, type Registrant, type RouteRequest } from "./names.ts";
 import { busNameOf, type ResolvedHubOptions } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
 import { routeLimits } from "./proxy.ts";
@@ -48,12 +48,12 @@ export class Registry {
   async register(
     name: string,
     routes: readonly RouteRequest[],
-    pid: number | null,
+    process: Registrant,
   ): Promise<Registration & { bus: string }> {
     try {
-      return await this.#register(name, routes, pid);
+      return await this.#register(name, routes, process);
     } catch (error) {
-      this.refused(name, pid, (error as Error).message);
+      this.refused(name, process.pid, (error as Error).message);
       throw error;
     }
   }
@@ -61,12 +61,13 @@ export class Registry {
   async #register(
     name: string,
     routes: readonly RouteRequest[],
-    pid: number | null,
+    process: Registrant,
   ): Promise<Registration & { bus: string }> {
     const requested = this.check(name, routes); // before its bus is created
     const service = await this.#service(name);
     this.#refuseConflicts(name, requested); // again: another name may have registered meanwhile
-    return this.#install(service, { id: crypto.randomUUID(), pid, routes: requested.length }, requested, routes);
+    const registration = { ...process, id: crypto.randomUUID(), routes: requested.length };
+    return this.#install(service, registration, requested, routes);
   }
 
   /** Returns the name of the bus of a worker name. @throws {InvalidConfigError} for an invalid name; {Failure} 503 when closed. */
@@ -86,11 +87,12 @@ export class Registry {
   async install(
     name: string,
     id: string,
-    pid: number | null,
+    { pid, instance }: Registrant,
     routes: readonly RouteRequest[],
   ): Promise<Registration & { bus: string }> {
     const requested = checkRoutes(routes, this.#options);
-    return this.#install(await this.#service(name), { id, pid, routes: requested.length }, requested, routes);
+    const registration = { id, pid, instance, routes: requested.length };
+    return this.#install(await this.#service(name), registration, requested, routes);
   }
 
   #install(
@@ -115,10 +117,10 @@ export class Registry {
     this.#audience.tell("refused", { name: name.slice(0, NAME_SHOWN), pid }, reason);
   }
 
-  /** Evicts the attachments of a worker process. */
-  evict(name: string, pid: number, reason: string): void {
+  /** Evicts the attachments of a worker process, by its key. */
+  evict(name: string, process: string, reason: string): void {
     const bus = this.#live.find((service) => service.name === name)?.bus;
-    for (const worker of bus?.workers ?? []) if (worker.pid === pid) bus!.evict(worker.id, reason);
+    for (const worker of bus?.workers ?? []) if (processOf(worker) === process) bus!.evict(worker.id, reason);
   }
 
   unregister(id: string): boolean {

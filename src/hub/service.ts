@@ -2,7 +2,7 @@
 
 import { SlotBus } from "../slotbus.ts";
 import type { WorkerInfo } from "../bus/events.ts";
-import type { RouteRequest } from "./names.ts";
+import { processOf, type Registrant, type RouteRequest } from "./names.ts";
 import type { Route } from "./routes.ts";
 import { busNameOf, type ResolvedHubOptions } from "./options.ts";
 
@@ -66,10 +66,9 @@ export interface Audience {
   tell<E extends keyof HubEvents>(event: E, ...args: HubEvents[E]): void;
 }
 
-/** A registration of a process; `pid` is `null` if the process did not send it. */
-export interface Registration {
+/** A registration of a process. */
+export interface Registration extends Registrant {
   readonly id: string;
-  readonly pid: number | null;
   readonly routes: number;
 }
 
@@ -98,14 +97,15 @@ export class Service {
   #arrival: ReturnType<typeof setTimeout> | null = null;
 
   static async create(name: string, options: ResolvedHubOptions, audience: Audience): Promise<Service> {
-    const { directory, slots, payloadBytes, timeout, queue, spin } = options;
-    const bus = await SlotBus[options.shared ? "connect" : "create"]({
+    const { directory, slots, payloadBytes, timeout, queue, spin, via } = options;
+    const bus = await SlotBus[options.shared || via ? "connect" : "create"]({
       name: busNameOf(options.name, name),
       directory,
       slots,
       payloadBytes,
       timeout,
       queue,
+      via,
       ...(spin === null ? {} : { spin }),
     });
     return new Service(name, bus, audience);
@@ -137,7 +137,7 @@ export class Service {
 
   /** Adds a registration and takes over its routes. Its process must attach within {@link ARRIVAL_MS}. */
   register(registration: Registration, routes: readonly Route<Service>[]): void {
-    if (registration.pid !== null) this.#replace(registration.pid);
+    this.#replace(processOf(registration));
     this.#registrations.set(registration.id, { ...registration, since: performance.now(), hasCome: false });
     this.routes = routes;
     this.#goneAt = null;
@@ -158,8 +158,9 @@ export class Service {
     await this.bus.close(limit);
   }
 
-  #joined({ id, pid }: WorkerInfo): void {
-    const newest = this.#of(pid).findLast((one) => !one.hasCome);
+  #joined(worker: WorkerInfo): void {
+    const { id, pid } = worker;
+    const newest = this.#of(processOf(worker)).findLast((one) => !one.hasCome);
     if (newest) newest.hasCome = true;
     this.#goneAt = null;
     this.#audience.changed();
@@ -167,10 +168,11 @@ export class Service {
   }
 
   /** `reason` is given if the process died. */
-  #left({ id, pid }: WorkerInfo, reason?: string): void {
-    const come = this.#of(pid).filter((one) => one.hasCome);
+  #left({ id, pid, instance }: WorkerInfo, reason?: string): void {
+    const process = processOf({ pid, instance });
+    const come = this.#of(process).filter((one) => one.hasCome);
     // Drops the oldest registration: a newer one may belong to the next attachment of the process.
-    if (come.length > this.#attached(pid)) this.#registrations.delete(come[0]!.id);
+    if (come.length > this.#attached(process)) this.#registrations.delete(come[0]!.id);
     this.#judge();
     const worker = { name: this.name, id, pid };
     if (reason === undefined) this.#audience.tell("left", worker);
@@ -180,8 +182,10 @@ export class Service {
   /** Drops registrations whose process did not attach in time, and notes when no process is left. */
   #judge(): void {
     const now = performance.now();
-    for (const { id, pid, since, hasCome } of this.#registrations.values()) {
-      const isMissing = pid === null ? this.bus.workers.length === 0 : !hasCome && this.#attached(pid) === 0;
+    for (const registration of this.#registrations.values()) {
+      const { id, since, hasCome } = registration;
+      const process = processOf(registration);
+      const isMissing = process === null ? this.bus.workers.length === 0 : !hasCome && this.#attached(process) === 0;
       if (isMissing && now - since > ARRIVAL_MS) this.#registrations.delete(id);
     }
     if (this.bus.workers.length === 0 && this.#registrations.size === 0) this.#goneAt ??= now;
@@ -189,18 +193,19 @@ export class Service {
   }
 
   /** Keeps one registration per attached worker of this process and one that is about to attach; drops older ones. */
-  #replace(pid: number): void {
-    const own = this.#of(pid);
-    const kept = this.#attached(pid) + 1;
+  #replace(process: string | null): void {
+    const own = this.#of(process);
+    const kept = this.#attached(process) + 1;
     for (const { id } of own.slice(0, Math.max(0, own.length - kept))) this.#registrations.delete(id);
   }
 
-  /** Registrations of a process, oldest first. */
-  #of(pid: number): Tenure[] {
-    return [...this.#registrations.values()].filter((one) => one.pid === pid);
+  /** Registrations of a process, oldest first; none of an unknown one. */
+  #of(process: string | null): Tenure[] {
+    if (process === null) return [];
+    return [...this.#registrations.values()].filter((one) => processOf(one) === process);
   }
 
-  #attached(pid: number): number {
-    return this.bus.workers.filter((worker) => worker.pid === pid).length;
+  #attached(process: string | null): number {
+    return this.bus.workers.filter((worker) => processOf(worker) === process).length;
   }
 }

@@ -3,6 +3,7 @@
 import { backoff } from "../backoff.ts";
 import type { Answerable } from "../bus/answer.ts";
 import type { Handler, WorkerRequest } from "../bus/request.ts";
+import type { RemoteVia } from "../bus/via.ts";
 import { systemClock } from "../clock.ts";
 import { Closing } from "../closing.ts";
 import { HubError, SlotbusError } from "../errors.ts";
@@ -11,6 +12,7 @@ import { openAnew } from "../hot.ts";
 import type { Resolved } from "../options.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
 import { SlotWorker } from "../slot-worker.ts";
+import { findRemote } from "../wires/choose.ts";
 import { HubClient } from "./client.ts";
 import { HubEmitter } from "./emitter.ts";
 import { endConnections } from "./socket-app.ts";
@@ -71,7 +73,8 @@ export class HubWorker extends Closing<HubWorkerEvents> {
    * because another worker has one of its routes, or does not respond in time; `PERMISSION_DENIED`, {VersionMismatchError}.
    */
   static async start<Pattern extends string>(options: HubWorkerOptions<Pattern>): Promise<HubWorker> {
-    const worker = new HubWorker(hubWorkerOptions.resolve(options as HubWorkerOptions));
+    const resolved = hubWorkerOptions.resolve(options as HubWorkerOptions);
+    const worker = new HubWorker({ ...resolved, via: resolved.via ?? (await findRemote()) });
     const { directory, hub, name, timeout } = worker.#options;
     const key = `hub worker ${resolveDirectory(directory ?? undefined)}/${hub}/${name}`;
     const attachment = await openAnew(key, worker.#reach(performance.now() + timeout), worker);
@@ -81,12 +84,12 @@ export class HubWorker extends Closing<HubWorkerEvents> {
 
   private constructor(options: Resolved<typeof hubWorkerOptions.rows>) {
     super();
-    const { name, hub, directory } = options;
+    const { name, hub, directory, via } = options;
     busNameOf(hub, name);
     this.name = name;
     this.hub = hub;
     this.#options = options;
-    this.#client = new HubClient(hub, directory ?? resolveDirectory(undefined), directory !== null);
+    this.#client = new HubClient(hub, directory ?? resolveDirectory(undefined), directory !== null, via);
     this.sockets = new HubSockets(this.#client, name);
     this.#socketServer = new SocketServer(this.sockets, (error, request) => this.#report(error, request));
   }
@@ -111,6 +114,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
   protected async end(): Promise<void> {
     await this.#attachment?.worker.close({ timeout: 0 });
     await this.#running;
+    await this.#client.close();
   }
 
   /** Serves, and reconnects whenever the connection to the hub is lost. */
@@ -146,16 +150,20 @@ export class HubWorker extends Closing<HubWorkerEvents> {
 
   /** Registers and attaches. Returns `null` if the worker was closed meanwhile. */
   async #connect(): Promise<Attachment | null> {
-    const { concurrency, directory, routes } = this.#options;
+    const { concurrency, directory, routes, via } = this.#options;
+    // Of this attachment: process ids of two machines can be the same.
+    const instance = via ? crypto.randomUUID().replaceAll("-", "") : null;
     const registered = await this.#client.call<{ worker_id: string; shm_name: string }>("/internal/register", {
       name: this.name,
       routes: routes.list,
       pid: process.pid,
+      instance,
       again: this.#hasServed,
     });
     const worker = await SlotWorker.open({
       name: registered.shm_name,
       ...(directory === null ? {} : { directory }),
+      ...(via && { via: { ...via, instance } as RemoteVia }),
       reconnect: false,
       concurrency,
     });

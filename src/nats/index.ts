@@ -16,6 +16,8 @@ export type NatsOptions = NodeConnectionOptions & {
 export interface NatsVia extends RemoteVia {
   /** @internal */
   readonly link: NatsLink;
+  /** @internal Id of the worker that is opened with it; a new one by default. */
+  readonly instance?: string;
 }
 
 const load = (): Promise<typeof import("@nats-io/transport-node")> => import("@nats-io/transport-node");

@@ -59,13 +59,18 @@ export async function chooseWire(via?: Via): Promise<WireChoice> {
 /** The server that the environment names, for all buses and workers of the process. */
 let natsOfEnvironment: NatsVia | null = null;
 
-async function loadNats(via: NatsVia | undefined): Promise<WireChoice> {
-  const { natsWire } = await loaded(import("./nats/index.ts"));
-  if (via) return { module: natsWire(via.link), why: "the option `via` is nats()", cure: null };
+/** Returns the server that the environment names; `undefined` if `SLOTBUS_WIRE` is not nats. @throws (rejects) `RESOURCE` */
+export async function findRemote(): Promise<NatsVia | undefined> {
+  if (wireOfEnvironment() !== "nats") return undefined;
   const entry = ["slotbus", "nats"].join("/"); // not in a bundle: its client library is an optional package
   const { nats } = await loaded(import(entry) as Promise<typeof import("../nats/index.ts")>);
-  natsOfEnvironment ??= nats({ servers: process.env["NATS_URL"] });
-  return { module: natsWire(natsOfEnvironment.link), why: "SLOTBUS_WIRE is nats", cure: null };
+  return (natsOfEnvironment ??= nats({ servers: process.env["NATS_URL"] }));
+}
+
+async function loadNats(via: NatsVia | undefined): Promise<WireChoice> {
+  const { natsWire } = await loaded(import("./nats/index.ts"));
+  if (via) return { module: natsWire(via.link, via.instance), why: "the option `via` is nats()", cure: null };
+  return { module: natsWire((await findRemote())!.link), why: "SLOTBUS_WIRE is nats", cure: null };
 }
 
 async function loadSocket(): Promise<WireModule> {

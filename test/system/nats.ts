@@ -13,6 +13,7 @@ import { rejection } from "../wait.ts";
 import { chunksOf, hasher, hashOf } from "./bytes.ts";
 import { type Checks, expect, Lacking, note, Program, root, run, until } from "./checks.ts";
 import { cluster, documentedCluster } from "./nats-cluster.ts";
+import { hub, hubEvents, hubPermissions } from "./nats-hub.ts";
 import { machines } from "./nats-machines.ts";
 import { DocWorker, type Outgoing } from "./nats-peer.ts";
 import { faults } from "./nats-faults.ts";
@@ -312,8 +313,8 @@ async function documented(): Promise<void> {
   expect(now() - start > 2_500 && now() - start < 6_000, `a mute worker was noticed after ${now() - start} ms`);
 }
 
-/** What `slotbus ls` and `stats` say of a bus with one worker, this process, which has had one request. */
-async function command(url: string, name: string): Promise<void> {
+/** What `slotbus ls`, `stats` and `top` say of a bus with one worker, this process, which has had one request. `ask` sends one. */
+async function command(url: string, name: string, ask: () => Promise<unknown>): Promise<void> {
   const cli = async (...args: string[]): Promise<{ out: string; errors: string; code: number }> => {
     const child = Bun.spawn([process.execPath, "src/cli/slotbus.ts", ...args, "--nats", url], {
       cwd: root,
@@ -334,6 +335,22 @@ async function command(url: string, name: string): Promise<void> {
   const none = await cli("stats", "none");
   expect(none.code === 3 && none.errors.includes('No worker of bus "none" answers'), `an unknown bus: ${none.errors}`);
   expect((await cli("stats")).code === 2, "a bus without a name");
+  let isOver = false;
+  const asking = (async () => {
+    for (; !isOver; await Bun.sleep(5)) await ask();
+  })();
+  const top = await cli("top", name, "--json", "--interval", "0.3");
+  const live = await cli("top", "--once", "--interval", "0.3");
+  isOver = true;
+  await asking;
+  const frame = JSON.parse(top.out) as { buses: { name: string; workers: { requests_per_s: number }[] }[] };
+  const [found] = frame.buses;
+  const isRight = found?.name === name && found.workers.length === 1 && found.workers[0]!.requests_per_s > 10;
+  expect(
+    isRight && /^bus shop\.eu {2}1 worker {2}\d+ requests\/s$/m.test(live.out),
+    `top says:\n${top.out}${live.out}`,
+  );
+  expect((await cli("top", "none", "--json")).code === 3, "top of an unknown bus");
 }
 
 async function services(): Promise<void> {
@@ -353,7 +370,7 @@ async function services(): Promise<void> {
   expect(info.endpoints.map((one) => one.name).join() === "requests,shop-buy", JSON.stringify(info));
   const stats = (await ask(`$SRV.STATS.shop_eu.${String(ping["id"])}`)) as { endpoints: { num_requests: number }[] };
   expect(stats.endpoints[0]!.num_requests === 1, JSON.stringify(stats));
-  await command(server.url, name);
+  await command(server.url, name, () => bus.client(shop).buy({ item: "tea" }));
   await worker.close();
   const gone = await rejection<Error>(connection.request("$SRV.PING.shop_eu"));
   expect(
@@ -417,6 +434,10 @@ export const checks: Checks = {
   "three servers with the file of docs/many-machines.md serve its users over TLS, and keep leases three times":
     documentedCluster,
   "the programs and the compose file of docs/many-machines.md work on two machines with a cable": machines,
+  "a hub over NATS serves workers of other machines, which end, are killed, hang, and lose the server": hub,
+  "two hub processes over NATS send events and WebSocket messages of one worker; wrong starts are clear errors":
+    hubEvents,
+  "a hub and its worker over NATS need the permissions of docs/nats.md, and no more": hubPermissions,
   "over TLS to a NATS server, a client that trusts its certificate works, and another gets one error": tls,
   "users with the permissions of docs/nats.md publish events, read them and claim leases": fleetPermissions,
   "a password, a token, an NKey and a file of credentials open a NATS server, and a wrong one is refused at once":

@@ -50,7 +50,7 @@ export class NatsFinder implements Finding {
   readonly #clock: Clock;
   readonly #subjects: BusSubjects;
   readonly #events: FinderEvents;
-  readonly #id = makeId();
+  readonly #id: string;
   // oxlint-disable-next-line no-restricted-globals -- the services protocol has the time of a calendar
   readonly #started = new Date().toISOString();
   /** Clients with a session or a handshake. */
@@ -72,8 +72,10 @@ export class NatsFinder implements Finding {
     clock: Clock,
     subjects: BusSubjects,
     events: FinderEvents,
+    id: string,
   ) {
     this.#link = link;
+    this.#id = id;
     this.#options = options;
     this.#clock = clock;
     this.#subjects = subjects;

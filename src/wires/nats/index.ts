@@ -9,7 +9,7 @@ import type { FinderEvents } from "../socket/finder.ts";
 import { type HandshakeEvents, Handshakes } from "../socket/handshakes.ts";
 import { SocketWorker } from "../socket/worker.ts";
 import { NatsFinder, refusedBy } from "./finder.ts";
-import { NatsListener, remotePeer } from "./listener.ts";
+import { NatsListener } from "./listener.ts";
 
 /** Number of clients that a name has on one machine; the number of a client is random here. */
 const CLIENTS = 64;
@@ -26,8 +26,8 @@ async function checkClient(link: NatsLink, subjects: BusSubjects, name: string):
   throw refusedBy("a client", name, refusal);
 }
 
-/** Returns the wire over one connection. */
-export function natsWire(link: NatsLink): WireModule {
+/** Returns the wire over one connection. `instance`: the id of its worker; a new one by default. */
+export function natsWire(link: NatsLink, instance?: string): WireModule {
   return {
     kind: "nats",
     async takeName(how, { name }): Promise<HeldName> {
@@ -47,7 +47,7 @@ export function natsWire(link: NatsLink): WireModule {
     client: (parts, events) => {
       const { bus, clock, tag } = parts;
       const listen = (accept: HandshakeEvents): NatsListener => {
-        const handshakes = new Handshakes(clock, bus, tag, accept, remotePeer);
+        const handshakes = new Handshakes(clock, bus, tag, accept);
         const subjects = new BusSubjects(link.prefix, bus.name);
         return new NatsListener(link, clock, subjects, handshakes, (lost) => events.linked(lost));
       };
@@ -55,7 +55,8 @@ export function natsWire(link: NatsLink): WireModule {
     },
     worker: (options, clock, arrivals) => {
       const subjects = new BusSubjects(link.prefix, options.name);
-      const find = (events: FinderEvents): NatsFinder => new NatsFinder(link, options, clock, subjects, events);
+      const find = (events: FinderEvents): NatsFinder =>
+        new NatsFinder(link, options, clock, subjects, events, instance ?? makeId());
       return new SocketWorker("nats", link.server, options, clock, arrivals, find);
     },
   };

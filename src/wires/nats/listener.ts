@@ -10,8 +10,8 @@ import type { Handshakes } from "../socket/handshakes.ts";
 import { NatsDuplex } from "./duplex.ts";
 
 /** A process on any machine. Nothing proves its end, so the end of its connection counts as its end. */
-export function remotePeer(pid: number): PeerProcess {
-  return { pid, uid: -1, hasEnded: true, forget: () => {} };
+function remotePeer(pid: number, instance: string): PeerProcess {
+  return { pid, uid: -1, instance, hasEnded: true, forget: () => {} };
 }
 
 /** One client. */
@@ -73,7 +73,8 @@ export class NatsListener {
     const { reply } = message;
     if (!this.#link.isConnected || !this.#subjects.isPrivate(this.#subjects.workers, reply, 2)) return;
     const duplex = new NatsDuplex(this.#link, this.#clock, this.#subjects.client(this.#id, makeId()), reply, null);
-    this.#handshakes.accept(duplex);
+    const instance = reply.slice(this.#subjects.workers.length + 1).split(".")[0]!;
+    this.#handshakes.accept(duplex, (pid) => remotePeer(pid, instance));
     duplex.received(message);
   }
 

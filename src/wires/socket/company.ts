@@ -12,6 +12,8 @@ import type { CounterName } from "../../native/statistics.ts";
 export interface PeerProcess {
   readonly pid: number;
   readonly uid: number;
+  /** Id of the worker among all machines; only on a wire between machines. */
+  readonly instance?: string | undefined;
   /** Whether the process has certainly ended. */
   readonly hasEnded: boolean;
   /** Frees what {@link hasEnded} needs. */

@@ -26,6 +26,7 @@ export class SocketConnection implements Connection, FrameSink {
   readonly concurrency: number;
   readonly pid: number;
   readonly uid: number;
+  readonly instance: string | undefined;
   readonly peer: PeerProcess;
   readonly wire: WireKind;
   isOpen = true;
@@ -55,8 +56,7 @@ export class SocketConnection implements Connection, FrameSink {
     this.wire = company.wire;
     this.#duplex = duplex;
     this.id = id;
-    this.pid = peer.pid;
-    this.uid = peer.uid;
+    ({ pid: this.pid, uid: this.uid, instance: this.instance } = peer);
     this.peer = peer;
     this.concurrency = concurrency;
     this.#places = new Places(concurrency);

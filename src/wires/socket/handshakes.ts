@@ -35,26 +35,17 @@ export class Handshakes {
   readonly #options: ResolvedBusOptions;
   readonly #tag: number;
   readonly #events: HandshakeEvents;
-  /** Returns the process that a worker states. */
-  readonly #peerOf: (pid: number) => PeerProcess;
   readonly #running = new Set<Handshake>();
 
-  constructor(
-    clock: Clock,
-    options: ResolvedBusOptions,
-    tag: number,
-    events: HandshakeEvents,
-    peerOf: (pid: number) => PeerProcess,
-  ) {
+  constructor(clock: Clock, options: ResolvedBusOptions, tag: number, events: HandshakeEvents) {
     this.#clock = clock;
     this.#options = options;
     this.#tag = tag;
     this.#events = events;
-    this.#peerOf = peerOf;
   }
 
-  /** Begins a handshake. */
-  accept(duplex: Duplex): void {
+  /** Begins a handshake. `peerOf` returns the process that the worker states. */
+  accept(duplex: Duplex, peerOf: (pid: number) => PeerProcess): void {
     const timer = this.#clock.after(HANDSHAKE_MS, () => {
       this.#refuse(handshake, C.SB_ETIMEDOUT, `the handshake timed out after ${HANDSHAKE_MS} ms`);
     });
@@ -71,7 +62,7 @@ export class Handshakes {
     duplex.onData = (bytes) => {
       const rest = reader.read(bytes, (type, body) => {
         if (concurrency === 0) return (concurrency = this.#join(handshake, type, body)) > 0;
-        if (type === C.SB_MSG_ATTACHED) peer = this.#peerOf(decodeAttached(body));
+        if (type === C.SB_MSG_ATTACHED) peer = peerOf(decodeAttached(body));
         else this.#refuse(handshake, C.SB_EPROTO, `it sent an unexpected message of type ${type}`);
         return false;
       });

@@ -31,7 +31,7 @@ export class Listener {
     this.#clock = clock;
     this.#name = name;
     this.#options = options;
-    this.#handshakes = new Handshakes(clock, options, tag, events, (pid) => new StatedPeer(pid));
+    this.#handshakes = new Handshakes(clock, options, tag, events);
     this.#listen();
   }
 
@@ -75,7 +75,7 @@ export class Listener {
     if (this.#isClosed) return duplex.terminate();
     if (this.#accepted++ === 0) this.#clock.immediate(() => (this.#accepted = 0));
     if (this.#accepted === ACCEPTS) this.#rest();
-    this.#handshakes.accept(duplex);
+    this.#handshakes.accept(duplex, (pid) => new StatedPeer(pid));
   }
 
   close(): void {
