@@ -4,9 +4,12 @@ import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { and, covers, equals, type Filter, not, or, patternsOf, topic, where } from "../src/events/filter.ts";
 import {
+  Batch,
+  countEvents,
   decodeBeat,
-  Draft,
   encodeBeats,
+  EVENT_HEAD_BYTES,
+  eventHead,
   head,
   HEAD_BYTES,
   patternTokens,
@@ -20,42 +23,58 @@ const P = "1.2";
 
 test("a lost event of a topic is counted, also between other events of the publisher", () => {
   const reader = new Sequences();
-  expect([1, 2, 5, 6, 6, 4].map((seq) => reader.event(P, "a", 0, seq))).toEqual([0, 0, 2, 0, 0, 0]);
-  expect([reader.event(P, "b", 3, 7), reader.event(P, "b", 3, 8), reader.event("3.4", "a", 0, 9)]).toEqual([0, 0, 0]);
-  expect(reader.event(P, "a", 0, 8)).toBe(1);
+  expect([1, 2, 5, 6, 6, 4].map((seq) => reader.events(P, "a", 0, seq, 1))).toEqual([0, 0, 2, 0, 0, 0]);
+  expect([reader.events(P, "b", 3, 7, 1), reader.events(P, "b", 3, 8, 1), reader.events("3.4", "a", 0, 9, 1)]).toEqual([
+    0, 0, 0,
+  ]);
+  expect(reader.events(P, "a", 0, 8, 1)).toBe(1);
+});
+
+test("events that come together count from the first one", () => {
+  const reader = new Sequences();
+  expect([reader.events(P, "a", 0, 1, 5), reader.events(P, "a", 0, 6, 2), reader.events(P, "a", 0, 10, 3)]).toEqual([
+    0, 0, 2,
+  ]);
+  expect([
+    reader.events(P, "a", 0, 13, 1),
+    reader.beat(P, 20, [["b", 20, 0]]),
+    reader.events(P, "b", 20, 4, 3),
+  ]).toEqual([0, 0, 3]);
 });
 
 test("a heartbeat finds a lost last event, once", () => {
   const reader = new Sequences();
-  reader.event(P, "a", 0, 1);
+  reader.events(P, "a", 0, 1, 1);
   const beat: Progress[] = [["a", 0, 3]];
-  expect([reader.beat(P, 3, beat), reader.beat(P, 3, beat), reader.event(P, "a", 0, 4)]).toEqual([2, 0, 0]);
+  expect([reader.beat(P, 3, beat), reader.beat(P, 3, beat), reader.events(P, "a", 0, 4, 1)]).toEqual([2, 0, 0]);
 });
 
 test("the first events of a topic that began after the reader are not missed, and those before are not counted", () => {
   const reader = new Sequences();
   expect(reader.beat(P, 10, [["old", 4, 6]])).toBe(0);
-  expect(reader.event(P, "old", 4, 8)).toBe(1);
-  expect(reader.event(P, "older", 2, 3)).toBe(0);
-  expect(reader.event(P, "new", 10, 3)).toBe(2);
+  expect(reader.events(P, "old", 4, 8, 1)).toBe(1);
+  expect(reader.events(P, "older", 2, 3, 1)).toBe(0);
+  expect(reader.events(P, "new", 10, 3, 1)).toBe(2);
   expect(reader.beat(P, 20, [["newer", 12, 2]])).toBe(2);
   reader.clear();
-  expect([reader.event(P, "new", 10, 9), reader.beat(P, 20, [["newer", 12, 5]])]).toEqual([0, 0]);
+  expect([reader.events(P, "new", 10, 9, 1), reader.beat(P, 20, [["newer", 12, 5]])]).toEqual([0, 0]);
 });
 
 test("a topic that its publisher has forgotten starts again", () => {
   const reader = new Sequences();
-  reader.event(P, "a", 0, 7);
-  expect([reader.event(P, "a", 50, 3), reader.event(P, "a", 0, 8), reader.event(P, "a", 50, 4)]).toEqual([2, 0, 0]);
+  reader.events(P, "a", 0, 7, 1);
+  expect([reader.events(P, "a", 50, 3, 1), reader.events(P, "a", 0, 8, 1), reader.events(P, "a", 50, 4, 1)]).toEqual([
+    2, 0, 0,
+  ]);
 });
 
 test("what is remembered of publishers and topics has a limit", () => {
   const reader = new Sequences();
-  reader.event(P, "first", 0, 1);
-  for (let n = 0; n < 5_000; n++) reader.event(P, `topic ${n}`, 0, 1);
-  expect([reader.event(P, "topic 4999", 0, 3), reader.event(P, "first", 0, 9)]).toEqual([1, 0]);
-  for (let n = 0; n < 5_000; n++) reader.event(`${n}.1`, "a", 0, 1);
-  expect([reader.event("4999.1", "a", 0, 3), reader.event("0.1", "a", 0, 9)]).toEqual([1, 0]);
+  reader.events(P, "first", 0, 1, 1);
+  for (let n = 0; n < 5_000; n++) reader.events(P, `topic ${n}`, 0, 1, 1);
+  expect([reader.events(P, "topic 4999", 0, 3, 1), reader.events(P, "first", 0, 9, 1)]).toEqual([1, 0]);
+  for (let n = 0; n < 5_000; n++) reader.events(`${n}.1`, "a", 0, 1, 1);
+  expect([reader.events("4999.1", "a", 0, 3, 1), reader.events("0.1", "a", 0, 9, 1)]).toEqual([1, 0]);
 });
 
 test("a reader that receives any part of the events counts exactly the others", () => {
@@ -78,7 +97,7 @@ test("a reader that receives any part of the events counts exactly the others", 
         published++;
         if (!isLost) {
           received++;
-          counted += reader.event(P, name, base, seq + 1);
+          counted += reader.events(P, name, base, seq + 1, 1);
         }
         if (beats) counted += beat();
       }
@@ -135,19 +154,38 @@ test("the server sends what a filter can match, and nothing twice", () => {
   ]);
 });
 
-test("a message with a wrong head is not an event", () => {
-  const draft = new Draft(9, 1, 0xffff_ffff);
-  draft.event.fill(7);
-  const message = draft.message(9, 3, 2 ** 40 + 4, 1_795_580_784_860);
-  expect(message.length).toBe(HEAD_BYTES + 9);
-  const big = 2 ** 53 - 1;
-  expect([message[HEAD_BYTES], head.isValid(message), head.isValid(draft.message(9, big, big, big))]).toEqual([
-    7,
-    true,
-    true,
-  ]);
+/** A message with events of the topic `a.b`: each has this payload. */
+function messageOf(payloads: readonly string[], seq: number, time: number): Buffer {
+  const batch = new Batch(1, 0xffff_ffff);
+  for (const [n, payload] of payloads.entries()) {
+    const event = Buffer.concat([Buffer.from([1, 1, 3, 0, 0, 0, 0, 0]), Buffer.from(`a.b${payload}`)]);
+    batch.add(Buffer.concat([event, Buffer.alloc(100)]), event.length, time + n);
+  }
+  expect(batch.count).toBe(payloads.length);
+  return batch.take(3, seq);
+}
+
+const topicBytes = Buffer.from("a.b");
+
+test("a message has the events that were published together, each with its own time", () => {
+  const time = 1_795_580_784_860;
+  const payloads = ["one", "", "x".repeat(100_000), "four"];
+  const message = messageOf(payloads, 2 ** 40 + 4, time);
+  expect([head.isValid(message), countEvents(message, topicBytes)]).toEqual([true, 4]);
   expect([head.writer(message), head.incarnation(message)]).toEqual([1, 0xffff_ffff]);
-  expect([head.base(message), head.seq(message), head.time(message)]).toEqual([3, 2 ** 40 + 4, 1_795_580_784_860]);
+  expect([head.base(message), head.seq(message), head.time(message)]).toEqual([3, 2 ** 40 + 4, time]);
+  let at = HEAD_BYTES;
+  for (const [n, payload] of payloads.entries()) {
+    const from = at + EVENT_HEAD_BYTES;
+    expect(eventHead.time(message, at)).toBe(time + n);
+    at = from + eventHead.length(message, at);
+    expect(message.toString("latin1", from + 8, at)).toBe(`a.b${payload}`);
+  }
+  expect(at).toBe(message.length);
+});
+
+test("a message with a wrong head, or with one event that is cut off or has another topic, has no events", () => {
+  const message = messageOf(["one", "two"], 1, 2);
   const wrong: ((copy: Buffer) => unknown)[] = [
     (copy) => (copy[0] = 2),
     (copy) => copy.writeBigUInt64LE(2n ** 53n, 16),
@@ -160,6 +198,18 @@ test("a message with a wrong head is not an event", () => {
     expect(head.isValid(copy)).toBe(false);
   }
   expect(head.isValid(message.subarray(0, HEAD_BYTES - 1))).toBe(false);
+  const count = (copy: Buffer): number => countEvents(copy, topicBytes);
+  for (let end = HEAD_BYTES; end < message.length; end++)
+    expect(count(message.subarray(0, end))).toBe(end === HEAD_BYTES + (message.length - HEAD_BYTES) / 2 ? 1 : 0);
+  const second = HEAD_BYTES + (message.length - HEAD_BYTES) / 2;
+  for (const length of [0, 7, 10, 12, 0xffff_ffff]) {
+    const copy = Buffer.from(message);
+    copy.writeUInt32LE(length, second);
+    expect(count(copy)).toBe(0);
+  }
+  const other = Buffer.from(message);
+  other[other.lastIndexOf("a.b")] = 98;
+  expect([count(message), count(other), countEvents(message, Buffer.from("a."))]).toEqual([2, 0, 0]);
 });
 
 test("heartbeats have all topics, and text that is not a heartbeat is ignored", () => {

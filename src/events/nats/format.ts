@@ -2,16 +2,22 @@
 
 import { decodeToken, encodeToken } from "../../nats/token.ts";
 import { tokenOf } from "../../nats/subjects.ts";
+import { FIXED } from "../codec.ts";
 import type { Progress } from "./sequences.ts";
 
-/** Bytes of a message before the event: version, publisher (2 numbers), base, sequence, time. */
+/** Bytes of a message before its events: version, publisher (2 numbers), base, sequence and time of the first event. */
 export const HEAD_BYTES = 40;
+/** Bytes before each event: its length, and its time less that of the first event. */
+export const EVENT_HEAD_BYTES = 8;
 const WRITER_AT = 4;
 const INCARNATION_AT = 8;
 const BASE_AT = 16;
 const SEQ_AT = 24;
 const TIME_AT = 32;
 const VERSION = 1;
+/** Memory of a batch, in bytes: at first, and at most when it is empty. */
+const BATCH_MIN = 4_096;
+const BATCH_KEPT = 262_144;
 /** Number of topics in one heartbeat. */
 const BEAT_TOPICS = 256;
 
@@ -45,29 +51,59 @@ export function patternTokens(pattern: string): string {
   return pattern.endsWith(".*") ? `${topicTokens(pattern.slice(0, -2))}.>` : topicTokens(pattern);
 }
 
-/** Bytes of events for the next message, with its head before them. */
-export class Draft {
-  /** Memory for the event. */
-  readonly event: Buffer;
-  readonly #bytes: Buffer;
+/**
+ * The events of one message: they have one topic, and were published one after another. The first one is in the memory of the message,
+ * and each event is written behind the ones before it.
+ */
+export class Batch {
+  count = 0;
+  #bytes = Buffer.alloc(0);
+  #end = HEAD_BYTES;
+  #time = 0;
+  readonly #writer: number;
+  readonly #incarnation: number;
 
-  /** `bytes`: size of the event at most. */
-  constructor(bytes: number, writer: number, incarnation: number) {
-    this.#bytes = Buffer.alloc(2 ** Math.ceil(Math.log2(HEAD_BYTES + bytes)));
-    this.event = this.#bytes.subarray(HEAD_BYTES);
-    this.#bytes[0] = VERSION;
-    this.#bytes.writeUInt32LE(writer, WRITER_AT);
-    this.#bytes.writeUInt32LE(incarnation, INCARNATION_AT);
+  constructor(writer: number, incarnation: number) {
+    this.#writer = writer;
+    this.#incarnation = incarnation;
   }
 
-  /** Returns a copy of the head and the first bytes of the event. */
-  message(bytes: number, base: number, seq: number, time: number): Buffer {
-    const all = this.#bytes;
-    write64(all, BASE_AT, base);
-    write64(all, SEQ_AT, seq);
-    write64(all, TIME_AT, time);
-    const message = Buffer.allocUnsafe(HEAD_BYTES + bytes);
-    all.copy(message, 0, 0, HEAD_BYTES + bytes);
+  /** Size of the message so far. */
+  get bytes(): number {
+    return this.#end;
+  }
+
+  /** Adds the first `bytes` bytes of `event`. */
+  add(event: Buffer, bytes: number, time: number): void {
+    const at = this.#end;
+    const end = at + EVENT_HEAD_BYTES + bytes;
+    if (end > this.#bytes.length) this.#grow(end);
+    if (this.count++ === 0) this.#time = time;
+    write32(this.#bytes, at, bytes);
+    write32(this.#bytes, at + 4, Math.max(0, time - this.#time));
+    event.copy(this.#bytes, at + EVENT_HEAD_BYTES, 0, bytes);
+    this.#end = end;
+  }
+
+  #grow(bytes: number): void {
+    const larger = Buffer.alloc(2 ** Math.ceil(Math.log2(Math.max(BATCH_MIN, bytes))));
+    this.#bytes.copy(larger, 0, 0, this.#end);
+    this.#bytes = larger;
+    larger[0] = VERSION;
+    write32(larger, WRITER_AT, this.#writer);
+    write32(larger, INCARNATION_AT, this.#incarnation);
+  }
+
+  /** Returns the message, and begins another one. `seq`: the number of its first event. */
+  take(base: number, seq: number): Buffer {
+    write64(this.#bytes, BASE_AT, base);
+    write64(this.#bytes, SEQ_AT, seq);
+    write64(this.#bytes, TIME_AT, this.#time);
+    const message = Buffer.allocUnsafe(this.#end);
+    this.#bytes.copy(message, 0, 0, this.#end);
+    this.count = 0;
+    this.#end = HEAD_BYTES;
+    if (this.#bytes.length > BATCH_KEPT) this.#bytes = Buffer.alloc(0);
     return message;
   }
 }
@@ -88,6 +124,36 @@ export const head = {
   time: (memory: Uint8Array): number => read64(memory, TIME_AT),
 };
 
+/**
+ * Returns the number of events of a message with a valid head; 0 if one of them is cut off or has another topic, which the subject would
+ * not let its publisher use.
+ */
+export function countEvents(memory: Uint8Array, topic: Uint8Array): number {
+  let count = 0;
+  for (let at = HEAD_BYTES; at < memory.length; count++) {
+    const from = at + EVENT_HEAD_BYTES;
+    if (from + FIXED > memory.length) return 0;
+    at = from + read32(memory, at);
+    if (at > memory.length || !hasTopic(memory, from, at, topic)) return 0;
+  }
+  return count;
+}
+
+/** Whether the event from `from` to `end` has this topic. */
+function hasTopic(memory: Uint8Array, from: number, end: number, topic: Uint8Array): boolean {
+  const at = from + FIXED;
+  const length = memory[from + 2]! + memory[from + 3]! * 256;
+  if (length !== topic.length || at + length > end) return false;
+  for (let i = 0; i < topic.length; i++) if (memory[at + i] !== topic[i]) return false;
+  return true;
+}
+
+/** Length and time of the event whose head is at `at`. */
+export const eventHead = {
+  length: (memory: Uint8Array, at: number): number => read32(memory, at),
+  time: (memory: Uint8Array, at: number): number => head.time(memory) + read32(memory, at + 4),
+};
+
 function read32(memory: Uint8Array, at: number): number {
   return (memory[at]! | (memory[at + 1]! << 8) | (memory[at + 2]! << 16) | (memory[at + 3]! << 24)) >>> 0;
 }
@@ -96,13 +162,16 @@ function read64(memory: Uint8Array, at: number): number {
   return read32(memory, at) + read32(memory, at + 4) * 2 ** 32;
 }
 
+function write32(memory: Uint8Array, at: number, value: number): void {
+  memory[at] = value;
+  memory[at + 1] = value >>> 8;
+  memory[at + 2] = value >>> 16;
+  memory[at + 3] = value >>> 24;
+}
+
 function write64(memory: Uint8Array, at: number, value: number): void {
-  let low = value >>> 0;
-  let high = Math.floor(value / 2 ** 32);
-  for (let i = 0; i < 4; i++, low >>>= 8, high >>>= 8) {
-    memory[at + i] = low;
-    memory[at + 4 + i] = high;
-  }
+  write32(memory, at, value >>> 0);
+  write32(memory, at + 4, Math.floor(value / 2 ** 32));
 }
 
 /** What a publisher says about itself. */

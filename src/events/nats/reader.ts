@@ -4,9 +4,9 @@ import type { Msg, Subscription } from "@nats-io/transport-node";
 import { SlotbusError, ClosedError } from "../../errors.ts";
 import type { EventReader } from "../../fleet/event-ring.ts";
 import type { NatsFleet } from "../../fleet/nats.ts";
-import { FIXED } from "../codec.ts";
 import { covers } from "../filter.ts";
-import { decodeBeat, head, HEAD_BYTES, patternTokens, type Subjects, topicOf } from "./format.ts";
+import { countEvents, decodeBeat, EVENT_HEAD_BYTES, eventHead, head, HEAD_BYTES } from "./format.ts";
+import { patternTokens, type Subjects, topicOf } from "./format.ts";
 import { bound, Sequences } from "./sequences.ts";
 
 /** Events that wait for the subscription, which reads them in the next turn of the event loop: a limit against a blocked loop. */
@@ -17,8 +17,17 @@ const TOPICS_KEPT = 1_024;
 /** A message that waits. `memory` is `null` for a new connection. */
 interface Waiting {
   readonly memory: Buffer | null;
+  /** Number of its events. */
+  readonly count: number;
+  /** Number of its events that were read, and where the next one begins. */
+  read: number;
+  at: number;
   /** Number of events that were lost before it. */
   lost: number;
+}
+
+function waiting(memory: Buffer | null, count: number, lost: number): Waiting {
+  return { memory, count, read: 0, at: HEAD_BYTES, lost };
 }
 
 /** A topic, as the events of its subject must have it. */
@@ -27,8 +36,9 @@ interface Known {
   readonly bytes: Uint8Array;
 }
 
-/** Stands for a message that is not an event: the subscription counts it. */
-const NOTHING = Buffer.alloc(HEAD_BYTES + 1);
+/** Stands for a message that has no events: the subscription counts it as one that it cannot decode. */
+const NOTHING = Buffer.alloc(HEAD_BYTES + EVENT_HEAD_BYTES + 1);
+NOTHING[HEAD_BYTES] = 1; // its length
 
 export class NatsReader implements EventReader {
   closed = false;
@@ -36,7 +46,7 @@ export class NatsReader implements EventReader {
   lost = 0;
   nextPosition = 0;
   memory: Buffer = Buffer.alloc(0);
-  readonly start = HEAD_BYTES;
+  start = 0;
   end = 0;
   time = 0;
   writer = 0;
@@ -59,6 +69,8 @@ export class NatsReader implements EventReader {
   #waiting: Waiting[] = [];
   /** Index of the oldest message that waits. */
   #at = 0;
+  /** Number of events that wait, and bytes of their messages. */
+  #events = 0;
   #bytes = 0;
   /** Number of events that were lost after the last message. */
   #lostSince = 0;
@@ -116,10 +128,8 @@ export class NatsReader implements EventReader {
     const { data } = message;
     const memory = Buffer.isBuffer(data) ? data : Buffer.from(data.buffer, data.byteOffset, data.length);
     const known = only ?? this.#topics.get(message.subject) ?? this.#learn(message.subject);
-    if (!known || !head.isValid(memory) || !hasTopic(memory, known.bytes)) {
-      this.#push({ memory: NOTHING, lost: 0 });
-      return;
-    }
+    const count = known && head.isValid(memory) ? countEvents(memory, known.bytes) : 0;
+    if (!known || count === 0) return this.#push(waiting(NOTHING, 1, 0));
     const writer = head.writer(memory);
     const incarnation = head.incarnation(memory);
     if (writer !== this.#writer || incarnation !== this.#incarnation) {
@@ -127,8 +137,8 @@ export class NatsReader implements EventReader {
       this.#incarnation = incarnation;
       this.#publisher = `${writer}.${incarnation}`;
     }
-    const lost = this.#sequences.event(this.#publisher, known.topic, head.base(memory), head.seq(memory));
-    this.#push({ memory, lost });
+    const lost = this.#sequences.events(this.#publisher, known.topic, head.base(memory), head.seq(memory), count);
+    this.#push(waiting(memory, count, lost));
   }
 
   #learn(subject: string): Known | null {
@@ -152,19 +162,22 @@ export class NatsReader implements EventReader {
   /** After a lost connection, nobody knows how many events were missed. */
   #onConnected(): void {
     this.#sequences.clear();
-    this.#push({ memory: null, lost: 0 });
+    this.#push(waiting(null, 0, 0));
     this.#ask();
   }
 
-  #push(waiting: Waiting): void {
-    waiting.lost += this.#lostSince;
+  #push(last: Waiting): void {
+    last.lost += this.#lostSince;
     this.#lostSince = 0;
-    this.#waiting.push(waiting);
-    this.#bytes += waiting.memory?.length ?? 0;
-    while (this.#waiting.length - this.#at > EVENTS_MAX || this.#bytes > BYTES_MAX) {
+    this.#waiting.push(last);
+    this.#events += last.count;
+    this.#bytes += last.memory?.length ?? 0;
+    while (this.#events > EVENTS_MAX || this.#waiting.length - this.#at > EVENTS_MAX || this.#bytes > BYTES_MAX) {
       const dropped = this.#take();
-      this.#lostBefore += dropped.lost + (dropped.memory ? 1 : 0);
-      this.left = Math.max(0, this.left - 1); // a batch begins with the oldest messages
+      const missing = dropped.count - dropped.read;
+      this.#events -= missing;
+      this.#lostBefore += dropped.lost + missing;
+      this.left = Math.max(0, this.left - missing); // a batch begins with the oldest messages
       if (!dropped.memory) this.#newEpoch = ++this.#connections;
     }
     this.#wakeSoon();
@@ -193,14 +206,13 @@ export class NatsReader implements EventReader {
     this.lost = this.#lostBefore;
     this.#lostBefore = 0;
     this.left = 0;
-    const end = Math.min(this.#waiting.length, this.#at + max);
-    for (let at = this.#at; at < end; at++) {
-      const { memory, lost } = this.#waiting[at]!;
+    for (let at = this.#at; at < this.#waiting.length && this.left < max; at++) {
+      const one = this.#waiting[at]!;
       if (at === this.#at) {
-        this.lost += lost;
-        this.#waiting[at]!.lost = 0;
-      } else if (lost > 0) break;
-      if (memory) this.left++;
+        this.lost += one.lost;
+        one.lost = 0;
+      } else if (one.lost > 0) break;
+      if (one.memory) this.left += Math.min(one.count - one.read, max - this.left);
       else if (this.left > 0) break;
       else {
         this.#take();
@@ -219,13 +231,18 @@ export class NatsReader implements EventReader {
   next(): boolean {
     if (this.left === 0) return false;
     this.left--;
-    const memory = this.#take().memory!;
+    const first = this.#waiting[this.#at]!;
+    const memory = first.memory!;
     this.memory = memory;
-    this.end = memory.length;
+    this.start = first.at + EVENT_HEAD_BYTES;
+    this.end = this.start + eventHead.length(memory, first.at);
     this.writer = head.writer(memory);
     this.incarnation = head.incarnation(memory);
-    this.position = head.seq(memory);
-    this.time = head.time(memory);
+    this.position = head.seq(memory) + first.read;
+    this.time = eventHead.time(memory, first.at);
+    first.at = this.end;
+    this.#events--;
+    if (++first.read === first.count) this.#take();
     return true;
   }
 
@@ -266,15 +283,6 @@ export class NatsReader implements EventReader {
 
 function knownOf(topic: string): Known {
   return { topic, bytes: new Uint8Array(Buffer.from(topic)) };
-}
-
-/** Whether the event in `memory` has this topic. Its subject decides who may publish it. */
-function hasTopic(memory: Uint8Array, topic: Uint8Array): boolean {
-  const at = HEAD_BYTES + FIXED;
-  const length = memory[HEAD_BYTES + 2]! + memory[HEAD_BYTES + 3]! * 256; // NaN: the message ends before
-  if (length !== topic.length || at + length > memory.length) return false;
-  for (let i = 0; i < topic.length; i++) if (memory[at + i] !== topic[i]) return false;
-  return true;
 }
 
 function inboxPrefixOf(connection: object): string {

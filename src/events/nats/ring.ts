@@ -8,7 +8,7 @@ import type { EventReader, EventRing, From } from "../../fleet/event-ring.ts";
 import { holdWhile } from "../../hold.ts";
 import { disconnected } from "../../nats/link.ts";
 import { type NatsFleet, unsupported } from "../../fleet/nats.ts";
-import { Draft, encodeBeats, HEAD_BYTES, type Subjects, subjectsOf, topicTokens } from "./format.ts";
+import { Batch, encodeBeats, EVENT_HEAD_BYTES, HEAD_BYTES, type Subjects, subjectsOf, topicTokens } from "./format.ts";
 import { NatsReader } from "./reader.ts";
 import { bound, type Progress } from "./sequences.ts";
 
@@ -19,6 +19,8 @@ const BEATS = 3;
 /** Largest number of topics that a publisher counts. */
 const TOPICS_MAX = 4_096;
 const DRAFT_MIN = 4_096;
+/** Size of a message that gets no more events, in bytes. */
+const BATCH_BYTES = 32_768;
 
 /** A topic that this publisher counts. */
 interface Counted {
@@ -43,7 +45,10 @@ export class NatsRing implements EventRing {
   readonly #writer = random32();
   readonly #incarnation = random32();
   readonly #topics = new Map<string, Counted>();
-  #draft = new Draft(DRAFT_MIN, this.#writer, this.#incarnation);
+  #draft = Buffer.alloc(DRAFT_MIN);
+  /** Events that are sent together at the end of the turn, and their topic. */
+  readonly #batch = new Batch(this.#writer, this.#incarnation);
+  #batched: Counted | null = null;
   #beat: Timer | null = null;
   /** Answers readers that begin; from the first event on. */
   #asks: Subscription | null = null;
@@ -55,27 +60,40 @@ export class NatsRing implements EventRing {
 
   /** What the server accepts, without the head. */
   get payloadBytes(): number {
-    return (this.fleet.connection.info?.max_payload ?? 1_048_576) - HEAD_BYTES;
+    return (this.fleet.connection.info?.max_payload ?? 1_048_576) - HEAD_BYTES - EVENT_HEAD_BYTES;
   }
 
   draft(bytes: number): Buffer {
-    if (this.#draft.event.length < bytes) this.#draft = new Draft(bytes, this.#writer, this.#incarnation);
-    return this.#draft.event;
+    if (this.#draft.length < bytes) this.#draft = Buffer.alloc(2 ** Math.ceil(Math.log2(bytes)));
+    return this.#draft;
   }
 
   /** @throws {PayloadTooLargeError}; `DISCONNECTED`: the event was not published */
   send(bytes: number, _kind: number, topic: string): void {
     const { connection } = this.fleet;
-    if (bytes > this.payloadBytes) throw new PayloadTooLargeError("event", bytes, this.payloadBytes);
+    const most = this.payloadBytes;
+    if (bytes > most) throw new PayloadTooLargeError("event", bytes, most);
     this.#asks ??= this.#begin(connection);
     const counted = this.#count(topic);
-    // A copy: the client library keeps what it has not sent.
-    connection.publish(counted.subject, this.#draft.message(bytes, counted.base, counted.seq + 1, Date.now()));
+    if (counted !== this.#batched || this.#batch.bytes + bytes > Math.min(BATCH_BYTES, most)) this.#sendBatch();
+    this.#batch.add(this.#draft, bytes, Date.now());
+    if (this.#batched === null) queueMicrotask(this.#sendBatch); // as the client library does with what it sends
+    this.#batched = counted;
     counted.seq++;
     this.head++;
     counted.beats = BEATS;
     this.#beat ??= this.#startBeat();
   }
+
+  /** Sends the events of this turn. Events that cannot be sent any more are lost, which their numbers show. */
+  readonly #sendBatch = (): void => {
+    const counted = this.#batched;
+    if (!counted) return;
+    this.#batched = null;
+    const { count } = this.#batch;
+    const message = this.#batch.take(counted.base, counted.seq - count + 1);
+    if (this.fleet.link.isConnected) this.fleet.connection.publish(counted.subject, message);
+  };
 
   reader(from: From, patterns: readonly string[] = ["*"]): EventReader {
     if (from !== "head") throw unsupported(`A subscription from ${shown(from)}`);
@@ -88,6 +106,7 @@ export class NatsRing implements EventRing {
 
   /** Resolves when the server has seen all that was sent. @throws (rejects) `DISCONNECTED` */
   async flush(ms: number): Promise<void> {
+    this.#sendBatch();
     const { connection } = this.fleet;
     const { promise, reject } = Promise.withResolvers<never>();
     const fail = (): void => reject(disconnected());
@@ -103,6 +122,7 @@ export class NatsRing implements EventRing {
 
   /** Stops the heartbeats. The last one names what was published since. */
   close(): void {
+    this.#sendBatch();
     this.#beat?.close();
     this.#beat = null;
     if (this.#asks && this.fleet.link.isConnected) this.#sendBeats(this.subjects.beats, this.#recent());
@@ -155,6 +175,7 @@ export class NatsRing implements EventRing {
   }
 
   #sendBeats(subject: string, counted: readonly Counted[]): void {
+    this.#sendBatch(); // which they count
     const publisher = `${this.#writer}.${this.#incarnation}`;
     const topics = counted.map(({ topic, base, seq }): Progress => [topic, base, seq]);
     for (const text of encodeBeats({ publisher, count: this.head, topics }))

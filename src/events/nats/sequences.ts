@@ -25,9 +25,9 @@ interface Publisher {
 export class Sequences {
   readonly #publishers = new Map<string, Publisher>();
 
-  /** Notes an event. Returns the number of events that were lost before it. */
-  event(publisher: string, topic: string, base: number, seq: number): number {
-    return this.#note(this.#find(publisher), topic, base, seq, 1);
+  /** Notes `count` events, the first one with the number `seq`. Returns the number of events that were lost before them. */
+  events(publisher: string, topic: string, base: number, seq: number, count: number): number {
+    return this.#note(this.#find(publisher), topic, base, seq + count - 1, count);
   }
 
   /**
@@ -46,8 +46,8 @@ export class Sequences {
     this.#publishers.clear();
   }
 
-  /** `own`: 1 if the last event is at hand, 0 if it was only told. */
-  #note(publisher: Publisher, name: string, base: number, seq: number, own: 0 | 1): number {
+  /** `seq`: number of the last event. `own`: number of events up to it that are at hand; 0 if it was only told. */
+  #note(publisher: Publisher, name: string, base: number, seq: number, own: number): number {
     const { topics, since } = publisher;
     const topic = topics.get(name);
     if (topic?.base === base) {
