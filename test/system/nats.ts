@@ -230,6 +230,24 @@ async function largeBodies(): Promise<void> {
   note(`5 × 64 MiB in ${((now() - start) / 1_000).toFixed(1)} s`);
 }
 
+/** A server with a small `max_payload`: each frame is cut into many messages. */
+async function smallMessages(): Promise<void> {
+  await using server = await startServer({ config: "max_payload: 1000" });
+  const { bus, worker } = await pair(server);
+  await using _ = bus;
+  await using __ = worker;
+  for (const bytes of [0, 1, 900, 1_000, 70_000, 3_000_000]) {
+    const body = crypto.getRandomValues(new Uint8Array(Math.min(bytes, 65_536)));
+    const whole = Buffer.alloc(bytes, body.length > 0 ? body : 0);
+    const back = await bus.request({ path: "/echo", body: whole }, { timeout: 60_000 });
+    expect(Buffer.compare(back.bytes(), whole) === 0, `${bytes} bytes came back changed`);
+  }
+  const given = await bus.stream({ path: "/give", query: "3000000" }, { timeout: 60_000 });
+  let length = 0;
+  for await (const chunk of given.chunks()) length += chunk.length;
+  expect(length === 3_000_000, `a stream had ${length} bytes`);
+}
+
 async function manyFaults(): Promise<void> {
   await using server = await startServer();
   await faults(server, 1_050);
@@ -443,4 +461,5 @@ export const checks: Checks = {
   "a password, a token, an NKey and a file of credentials open a NATS server, and a wrong one is refused at once":
     credentials,
   "bodies of 64 MiB pass over NATS unchanged in both directions, whole and streamed": largeBodies,
+  "bodies pass over a NATS server that accepts messages of 1 000 bytes only": smallMessages,
 };

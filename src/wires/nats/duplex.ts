@@ -54,12 +54,16 @@ export class NatsDuplex implements Duplex {
   readonly #unwatch: () => void;
   readonly #options: { reply: string };
   readonly #bytesPerMessage: number;
+  /** Bytes at most that wait for those of the next write, so that both go into one message. */
+  readonly #heldBytes: number;
   #peer: string;
   #isKnown: boolean;
   #timer: Timer | null = null;
   #isClosed = false;
   /** Whether the writer waits for room. */
   #isFull = false;
+  /** Bytes that go into the next message. */
+  #held: Uint8Array = NONE;
   /** Number of the last message in each direction. */
   #sent = 0;
   #received = 0;
@@ -95,6 +99,7 @@ export class NatsDuplex implements Duplex {
     this.#isPeer = isPeer ?? (() => true);
     this.#options = { reply: own };
     this.#bytesPerMessage = Math.min(connection.info?.max_payload ?? MESSAGE_BYTES, MESSAGE_BYTES) - HEADER_BYTES;
+    this.#heldBytes = this.#bytesPerMessage / 8;
     this.#subscription = connection.subscribe(own, {
       callback: (error, message) => {
         if (error) this.#fail("server");
@@ -156,29 +161,38 @@ export class NatsDuplex implements Duplex {
     if (this.#untold >= STEP_BYTES) this.#send(DATA, NONE);
   };
 
-  write(bytes: Uint8Array): number {
-    const end = Math.min(bytes.length, WINDOW_BYTES - this.#onTheWay);
+  write(bytes: Uint8Array, hasMore = false): number {
+    const end = Math.min(bytes.length, WINDOW_BYTES - this.#onTheWay - this.#held.length);
+    if (hasMore && end === bytes.length && end <= this.#heldBytes && this.#held === NONE) {
+      this.#held = bytes.slice();
+      return end;
+    }
     let at = 0;
     while (at < end && !this.#isClosed) {
-      const to = Math.min(end, at + this.#bytesPerMessage);
+      const to = Math.min(end, at + this.#bytesPerMessage - this.#held.length);
       this.#send(DATA, at === 0 && to === bytes.length ? bytes : bytes.subarray(at, to));
       at = to;
     }
     this.#isFull = at < bytes.length;
+    if (this.#held !== NONE) this.#send(DATA, NONE); // there is no room for what follows
     return at;
   }
 
-  /** Publishes a message with a copy of `bytes`: the client library reads it later. */
+  /** Publishes a message with a copy of the held bytes and of `bytes`: the client library reads it later. */
   #send(kind: number, bytes: Uint8Array): void {
     if (this.#isClosed) return;
-    const message = new Uint8Array(HEADER_BYTES + bytes.length);
+    const held = kind === DATA ? this.#held : NONE; // before the end, nobody reads the begin of a frame
+    this.#held = NONE;
+    const length = held.length + bytes.length;
+    const message = new Uint8Array(HEADER_BYTES + length);
     this.#sent = (this.#sent + 1) >>> 0;
     this.#told = this.#handled;
     message[0] = kind;
     putU32(message, 4, this.#sent);
     putU32(message, 8, this.#told);
-    message.set(bytes, HEADER_BYTES);
-    this.#sentBytes = (this.#sentBytes + bytes.length) >>> 0;
+    message.set(held, HEADER_BYTES);
+    message.set(bytes, HEADER_BYTES + held.length);
+    this.#sentBytes = (this.#sentBytes + length) >>> 0;
     this.#isHeard = this.#isProbed = true;
     try {
       this.#link.connection.publish(this.#peer, message, this.#options);

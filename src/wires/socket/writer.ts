@@ -269,7 +269,8 @@ export class FrameWriter implements Marks {
       this.#bulk?.onDetached?.();
     }
     const isAll = this.#outAt === 0 && this.#outEnd === out.length;
-    this.#outAt += this.#duplex.write(isAll ? out : out.subarray(this.#outAt, this.#outEnd));
+    const hasMore = this.#piece !== null; // the head of a body's frame is in `out`
+    this.#outAt += this.#duplex.write(isAll ? out : out.subarray(this.#outAt, this.#outEnd), hasMore);
     if (this.#outAt < this.#outEnd) {
       this.#isFull = true;
       return;
