@@ -85,7 +85,7 @@ export class NatsRing implements EventRing {
     this.#beat ??= this.#startBeat();
   }
 
-  /** Sends the events of this turn. Events that cannot be sent any more are lost, which their numbers show. */
+  /** Sends the events of this turn. Without a connection they are lost, which the numbers of later events show. */
   readonly #sendBatch = (): void => {
     const counted = this.#batched;
     if (!counted) return;

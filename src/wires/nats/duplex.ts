@@ -54,7 +54,7 @@ export class NatsDuplex implements Duplex {
   readonly #unwatch: () => void;
   readonly #options: { reply: string };
   readonly #bytesPerMessage: number;
-  /** Bytes at most that wait for those of the next write, so that both go into one message. */
+  /** Bytes at most that wait for the next write, so that both go into one message. */
   readonly #heldBytes: number;
   #peer: string;
   #isKnown: boolean;
