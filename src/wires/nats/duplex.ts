@@ -17,18 +17,23 @@ const END = 2;
 
 /** Size of the header of a message, in bytes. */
 export const HEADER_BYTES = 12;
-/** Number of bytes that may be on the way in one direction. 64 connections together stay far below the server's `max_pending`. */
-export const WINDOW_BYTES = 262_144;
+/**
+ * Number of bytes that may be on the way in one direction: four chunks of 64 KiB with the heads of their frames, so that none is cut.
+ * 64 connections together stay far below the server's `max_pending`.
+ */
+export const WINDOW_BYTES = 266_240;
 /** Number of bytes after which they are acknowledged. */
-const STEP_BYTES = WINDOW_BYTES / 4;
-/** Largest message, in bytes, where the server allows it. */
-const MESSAGE_BYTES = 131_072;
+const STEP_BYTES = WINDOW_BYTES / 2;
+/** Largest message, in bytes, where the server allows it: two chunks of 64 KiB with the heads of their frames. */
+const MESSAGE_BYTES = 132_096;
+/** A message that grows beyond this size gets memory for the largest one. */
+const SMALL_BYTES = 16_384;
 /** Time between two signs of life, in ms. */
 const LIFE_MS = 1_000;
 /** Number of signs of life that may be missing. */
 const MISSING = 3;
 
-const NONE = new Uint8Array(0);
+const NONE = Buffer.alloc(0);
 const nothing = (): void => {};
 
 /** How a stream failed; continues "Worker pid 7 …". */
@@ -53,17 +58,17 @@ export class NatsDuplex implements Duplex {
   readonly #subscription: Subscription;
   readonly #unwatch: () => void;
   readonly #options: { reply: string };
-  readonly #bytesPerMessage: number;
-  /** Bytes at most that wait for the next write, so that both go into one message. */
-  readonly #heldBytes: number;
+  /** Size of the largest message. */
+  readonly #most: number;
+  /** The message that is being filled, and its end. */
+  #message: Buffer = NONE;
+  #end = HEADER_BYTES;
   #peer: string;
   #isKnown: boolean;
   #timer: Timer | null = null;
   #isClosed = false;
   /** Whether the writer waits for room. */
   #isFull = false;
-  /** Bytes that go into the next message. */
-  #held: Uint8Array = NONE;
   /** Number of the last message in each direction. */
   #sent = 0;
   #received = 0;
@@ -98,8 +103,7 @@ export class NatsDuplex implements Duplex {
     this.#isKnown = isPeer === null;
     this.#isPeer = isPeer ?? (() => true);
     this.#options = { reply: own };
-    this.#bytesPerMessage = Math.min(connection.info?.max_payload ?? MESSAGE_BYTES, MESSAGE_BYTES) - HEADER_BYTES;
-    this.#heldBytes = this.#bytesPerMessage / 8;
+    this.#most = Math.min(connection.info?.max_payload ?? MESSAGE_BYTES, MESSAGE_BYTES);
     this.#subscription = connection.subscribe(own, {
       callback: (error, message) => {
         if (error) this.#fail("server");
@@ -158,41 +162,59 @@ export class NatsDuplex implements Duplex {
   }
 
   readonly #tell = (): void => {
-    if (this.#untold >= STEP_BYTES) this.#send(DATA, NONE);
+    if (this.#untold >= STEP_BYTES) this.#send(DATA);
   };
 
-  write(bytes: Uint8Array, hasMore = false): number {
-    const end = Math.min(bytes.length, WINDOW_BYTES - this.#onTheWay - this.#held.length);
-    if (hasMore && end === bytes.length && end <= this.#heldBytes && this.#held === NONE) {
-      this.#held = bytes.slice();
-      return end;
-    }
+  /** What is written in one turn goes into one message, which is sent in a microtask: as the client library does with its messages. */
+  write(bytes: Uint8Array): number {
+    const end = this.#isClosed ? 0 : Math.min(bytes.length, WINDOW_BYTES - this.#onTheWay);
     let at = 0;
     while (at < end && !this.#isClosed) {
-      const to = Math.min(end, at + this.#bytesPerMessage - this.#held.length);
-      this.#send(DATA, at === 0 && to === bytes.length ? bytes : bytes.subarray(at, to));
+      const to = Math.min(end, at + this.#most - this.#end);
+      this.#append(at === 0 && to === bytes.length ? bytes : bytes.subarray(at, to));
       at = to;
+      if (this.#end === this.#most) this.#send(DATA);
     }
     this.#isFull = at < bytes.length;
-    if (this.#held !== NONE) this.#send(DATA, NONE); // there is no room for what follows
     return at;
   }
 
-  /** Publishes a message with a copy of the held bytes and of `bytes`: the client library reads it later. */
-  #send(kind: number, bytes: Uint8Array): void {
+  #append(bytes: Uint8Array): void {
+    const end = this.#end + bytes.length;
+    if (end > this.#message.length) {
+      const larger = Buffer.allocUnsafeSlow(end > SMALL_BYTES ? this.#most : Math.max(end, 2 * this.#message.length));
+      larger.set(this.#message.subarray(0, this.#end));
+      this.#message = larger;
+    }
+    this.#message.set(bytes, this.#end);
+    if (this.#end === HEADER_BYTES) queueMicrotask(this.#flushSoon);
+    this.#end = end;
+    this.#sentBytes = (this.#sentBytes + bytes.length) >>> 0;
+  }
+
+  /** Sends what waits. A quarter of the largest message waits for the next turn: the source of a stream may have more by then. */
+  readonly #flushSoon = (): void => {
+    if (this.#end < this.#most / 4) this.#flush();
+    else this.#clock.immediate(this.#flush);
+  };
+
+  readonly #flush = (): void => {
+    if (this.#end > HEADER_BYTES) this.#send(DATA);
+  };
+
+  /** Publishes the message that was filled. The client library reads it later. */
+  #send(kind: number): void {
     if (this.#isClosed) return;
-    const held = kind === DATA ? this.#held : NONE; // before the end, nobody reads the begin of a frame
-    this.#held = NONE;
-    const length = held.length + bytes.length;
-    const message = new Uint8Array(HEADER_BYTES + length);
+    const message =
+      this.#end > HEADER_BYTES ? this.#message.subarray(0, this.#end) : Buffer.allocUnsafeSlow(HEADER_BYTES);
+    this.#message = NONE;
+    this.#end = HEADER_BYTES;
     this.#sent = (this.#sent + 1) >>> 0;
     this.#told = this.#handled;
+    message.fill(0, 0, HEADER_BYTES);
     message[0] = kind;
     putU32(message, 4, this.#sent);
     putU32(message, 8, this.#told);
-    message.set(held, HEADER_BYTES);
-    message.set(bytes, HEADER_BYTES + held.length);
-    this.#sentBytes = (this.#sentBytes + length) >>> 0;
     this.#isHeard = this.#isProbed = true;
     try {
       this.#link.connection.publish(this.#peer, message, this.#options);
@@ -201,9 +223,15 @@ export class NatsDuplex implements Duplex {
     }
   }
 
+  #sendEnd(): void {
+    if (!this.#link.isConnected) return;
+    this.#flush();
+    this.#send(END);
+  }
+
   /** The server answers at once if nobody subscribes to the other side's subject. */
   probe(): void {
-    if (!this.#isProbed) this.#send(DATA, NONE);
+    if (!this.#isProbed) this.#send(DATA);
     this.#isProbed = false;
   }
 
@@ -211,7 +239,7 @@ export class NatsDuplex implements Duplex {
   #live(): void {
     this.#timer = this.#clock.after(LIFE_MS, () => {
       if (this.#silent++ >= MISSING) return this.#fail("silent");
-      if (!this.#isHeard) this.#send(DATA, NONE);
+      if (!this.#isHeard) this.#send(DATA);
       this.#isHeard = false;
       this.#live();
     });
@@ -221,13 +249,13 @@ export class NatsDuplex implements Duplex {
   #fail(fate: keyof typeof FATES): void {
     if (this.#isClosed) return;
     this.fate = FATES[fate];
-    if (this.#link.isConnected) this.#send(END, NONE);
+    this.#sendEnd();
     this.#close();
   }
 
   end(): void {
     if (this.#isClosed) return;
-    if (this.#link.isConnected) this.#send(END, NONE);
+    this.#sendEnd();
     queueMicrotask(() => this.#close());
   }
 

@@ -22,9 +22,9 @@ export interface Duplex {
   onClose: () => void;
   /**
    * Sends bytes and returns how many of them were accepted, from the start; the caller may reuse the memory. Accepts nothing once the
-   * socket is closed. `hasMore`: if all are accepted, the caller writes again before it returns to the event loop.
+   * socket is closed.
    */
-  write(bytes: Uint8Array, hasMore?: boolean): number;
+  write(bytes: Uint8Array): number;
   /** How the other side or the way to it failed; continues "Worker pid 7 …". Without it, the other side has closed the socket. */
   readonly fate?: string | null;
   /** Asks whether the other side is still there, if the wire does not say so by itself: {@link onClose} follows if it is not. */

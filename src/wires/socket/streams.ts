@@ -11,8 +11,11 @@ export const FIRST_CREDIT = 65_536;
 export const FULL_CREDIT = 262_144;
 /** Bytes beyond {@link FIRST_CREDIT} that all streams of a connection may have together, for each direction. */
 const POOL_BYTES = 16 * (FULL_CREDIT - FIRST_CREDIT);
-/** Credit is given back in parts of this many bytes. */
-const CREDIT_STEP = FIRST_CREDIT / 2;
+/** Credit is given back in parts of half of it. */
+const FIRST_STEP = FIRST_CREDIT / 2;
+const FULL_STEP = FULL_CREDIT / 2;
+/** Chunks from this size on are written from where they are, if nothing waits: smaller ones travel with other frames. */
+const DIRECT_BYTES = 32_768;
 /** Size of the memory of small pieces, in bytes. */
 const SMALL_BYTES = 8_192;
 /** Number of bytes that a stream holds for the writer. */
@@ -48,6 +51,8 @@ export class FrameOutgoing implements Outgoing, Bulk {
   #to = 0;
   /** Memory that the writer has, or had. */
   #spare: Uint8Array = NONE;
+  /** Bytes of the caller, within {@link write} only. */
+  #direct: Uint8Array | null = null;
   #credit: number;
   #end: { error: Uint8Array | null } | null = null;
   #isClosed = false;
@@ -66,6 +71,12 @@ export class FrameOutgoing implements Outgoing, Bulk {
     if (this.#isClosed) return at;
     const length = Math.min(bytes.length - at, this.#room);
     if (length === 0) return at;
+    if (length >= DIRECT_BYTES && this.#to === 0 && !this.#isQueued && this.#writer.isEmpty) {
+      this.#direct = length === bytes.length ? bytes : bytes.subarray(at, at + length);
+      this.#isQueued = true;
+      this.#writer.addNow(this);
+      return at + length;
+    }
     const to = this.#to + length;
     if (to > this.#buffer.length) this.#grow(to);
     this.#buffer.set(length === bytes.length ? bytes : bytes.subarray(at, at + length), this.#to);
@@ -78,6 +89,14 @@ export class FrameOutgoing implements Outgoing, Bulk {
     const larger = new Uint8Array(Math.max(bytes, Math.min(2 * bytes, PENDING_BYTES)));
     larger.set(this.#buffer.subarray(0, this.#to));
     this.#buffer = larger;
+  }
+
+  /** The caller may change the bytes that it passed to {@link write}. */
+  own(): void {
+    if (!this.#direct) return;
+    this.#buffer = this.#direct.slice();
+    this.#to = this.#buffer.length;
+    this.#direct = null;
   }
 
   get #room(): number {
@@ -127,6 +146,7 @@ export class FrameOutgoing implements Outgoing, Bulk {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#to = 0;
+    this.#direct = null;
     if (this.#isQueued) this.#writer.remove(this);
     this.#isQueued = false;
     this.#tell();
@@ -151,6 +171,12 @@ export class FrameOutgoing implements Outgoing, Bulk {
   }
 
   piece(): Uint8Array {
+    if (this.#direct) {
+      const direct = this.#direct;
+      this.#direct = null;
+      this.#credit -= direct.length;
+      return direct;
+    }
     const piece = this.#buffer.subarray(0, this.#to);
     this.#credit -= this.#to;
     const spare = this.#spare;
@@ -259,7 +285,7 @@ export class FrameIncoming implements Incoming {
 
   #giveCredit(bytes: number): void {
     this.#taken += bytes;
-    if (this.#taken < CREDIT_STEP || this.#state !== "open") return;
+    if (this.#taken < (this.#isFull ? FULL_STEP : FIRST_STEP) || this.#state !== "open") return;
     if (!this.#isFull && this.#pool.take()) {
       this.#isFull = true;
       this.#taken += FULL_CREDIT - FIRST_CREDIT;

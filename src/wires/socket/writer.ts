@@ -269,8 +269,7 @@ export class FrameWriter implements Marks {
       this.#bulk?.onDetached?.();
     }
     const isAll = this.#outAt === 0 && this.#outEnd === out.length;
-    const hasMore = this.#piece !== null; // the head of a body's frame is in `out`
-    this.#outAt += this.#duplex.write(isAll ? out : out.subarray(this.#outAt, this.#outEnd), hasMore);
+    this.#outAt += this.#duplex.write(isAll ? out : out.subarray(this.#outAt, this.#outEnd));
     if (this.#outAt < this.#outEnd) {
       this.#isFull = true;
       return;
