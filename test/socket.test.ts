@@ -264,7 +264,7 @@ function writerOf(types: number[]): FrameWriter {
   return new FrameWriter({ write } as unknown as Duplex);
 }
 
-test("beside other frames at most 128 KiB of large bodies are on the way, alone 1 MiB; small frames go first", () => {
+test("beside other frames at most 32 KiB of large bodies are on the way, alone 1 MiB; small frames go first", () => {
   const types: number[] = [];
   const writer = writerOf(types);
   const { body, mark, cancel } = FRAME;
@@ -276,13 +276,28 @@ test("beside other frames at most 128 KiB of large bodies are on the way, alone 
   expect(types.splice(0)).toEqual([cancel]);
   expect(writer.marked()).toBe(true);
   writer.flush();
-  expect(types.splice(0)).toEqual([body, mark, body, mark]); // 64 KiB each
-  for (const more of [[body], []]) {
-    expect(writer.marked()).toBe(true);
+  for (let left = (3 * FRAME_BYTES) / 32_768; left > 0; left--) {
+    expect(types.splice(0)).toEqual(left > 1 ? [body, mark] : [body]); // 32 KiB each
+    expect(writer.marked()).toBe(left > 1);
     writer.flush();
-    expect(types.splice(0)).toEqual(more);
   }
-  expect([writer.marked(), writer.isEmpty]).toEqual([false, true]);
+  expect([types.length, writer.isEmpty]).toEqual([0, true]);
+});
+
+test("the head of a large body is no small frame: beside other large bodies, a body goes out 1 MiB at a time", () => {
+  const types: number[] = [];
+  const writer = writerOf(types);
+  const { body, mark, request } = FRAME;
+  writer.add(new Rest(7, [new Uint8Array(17 * FRAME_BYTES)], null));
+  writer.flush();
+  writer.begin(request, 0, 8, 0);
+  writer.add(new Rest(8, [new Uint8Array(17 * FRAME_BYTES)], null));
+  writer.flush();
+  expect([types.splice(0), writer.marked()]).toEqual([[body, mark, request], true]);
+  writer.flush();
+  expect([types.splice(0), writer.marked()]).toEqual([[body, body, mark], true]); // the rest, and 1 MiB of the other one
+  writer.flush();
+  expect([types, writer.isEmpty]).toEqual([[body], true]);
 });
 
 test("a reader answers a mark after 32 KiB of bodies, also in frames of one byte, and refuses one before, and an answer to no mark", () => {

@@ -47,6 +47,7 @@ const FATES = {
 /** One end. */
 export class NatsDuplex implements Duplex {
   readonly fd = -1;
+  readonly isFar = true;
   onData: (bytes: Uint8Array) => void = nothing;
   onDrain: () => void = nothing;
   onClose: () => void = nothing;

@@ -14,6 +14,8 @@ export const SOCKET_PATH_BYTES = process.platform === "linux" ? 107 : 103;
 export interface Duplex {
   /** Descriptor; -1 where the runtime does not show it. */
   readonly fd: number;
+  /** Whether the other side may be on another machine. */
+  readonly isFar?: boolean;
   /** Called with bytes that arrived. The bytes are valid until the call returns. */
   onData: (bytes: Uint8Array) => void;
   /** Called when bytes can be written again after {@link write} accepted less than it got. */

@@ -22,7 +22,9 @@ export interface Bulk {
  * that many bytes, because what comes next waits behind them. `piece`: the largest piece. `mark`: bytes after which a mark goes before
  * the next piece.
  */
-const MIXED = { onTheWay: 131_072, piece: FRAME_BYTES, mark: 65_536 };
+const MIXED = { onTheWay: 32_768, piece: 32_768, mark: 32_768 };
+/** The same where an answer takes hundreds of microseconds: {@link Duplex.isFar}. */
+const MIXED_FAR = { onTheWay: 131_072, piece: FRAME_BYTES, mark: 65_536 };
 const ALONE = { onTheWay: 1_048_576, piece: BODY_FRAME_BYTES, mark: 524_288 };
 /** Number of bytes of bodies after which they are alone, if no other frames came. */
 const MIXED_BYTES = 4_194_304;
@@ -61,6 +63,9 @@ export class FrameWriter implements Marks {
   #onTheWay = 0;
   /** Number of bytes of bodies until they are alone. */
   #mixed = 0;
+  /** The same before the last frame, and the exchange of that frame. */
+  #mixedBefore = 0;
+  #last = 0;
   /** Answers to marks in the current batch. */
   #answers = 0;
   #isFull = false;
@@ -90,7 +95,10 @@ export class FrameWriter implements Marks {
   /** Starts a frame and returns the offset in {@link bytes} at which the caller stores its `length` bytes, at once. */
   begin(type: number, flags: number, exchange: number, length: number): number {
     const at = this.#put(type, flags, exchange, length, length);
-    if (this.#onTheWay > 0 && type < FRAME.mark) this.#mixed = MIXED_BYTES;
+    this.#last = exchange;
+    this.#mixedBefore = this.#mixed;
+    const isBusy = this.#onTheWay > 0 || this.#bulk !== null || this.#bulks.length > 0;
+    if (isBusy && type < FRAME.mark) this.#mixed = MIXED_BYTES;
     this.#flushSoon();
     return at;
   }
@@ -149,6 +157,7 @@ export class FrameWriter implements Marks {
   /** Sends a body in pieces from now on, until it has no more bytes. */
   add(bulk: Bulk): void {
     if (this.#bulks.includes(bulk)) return;
+    if (bulk.exchange === this.#last) this.#mixed = this.#mixedBefore; // the frame before is its head: no small request
     this.#bulks.push(bulk);
     this.#flushSoon();
   }
@@ -220,7 +229,8 @@ export class FrameWriter implements Marks {
   }
 
   get #pace(): typeof MIXED {
-    return this.#mixed > 0 ? MIXED : ALONE;
+    if (this.#mixed === 0) return ALONE;
+    return this.#duplex.isFar ? MIXED_FAR : MIXED;
   }
 
   /** Asks how much of the bodies was handled. Returns whether another piece may begin. */
