@@ -284,7 +284,19 @@ test("beside other frames at most 32 KiB of large bodies are on the way, alone 1
   expect([types.length, writer.isEmpty]).toEqual([0, true]);
 });
 
-test("the head of a large body is no small frame: beside other large bodies, a body goes out 1 MiB at a time", () => {
+test("the frames of one turn go out in few writes: from 1 KiB on before the turn ends, in their order", async () => {
+  const types: number[] = [];
+  const writer = writerOf(types);
+  const sent = Array.from({ length: 20 }, (_, n) => {
+    writer.sendBytes(FRAME.response, 0, n, new Uint8Array(100));
+    return types.length;
+  });
+  expect([sent[8], sent[9], sent[10], sent[19]]).toEqual([0, 0, 10, 10]);
+  await Promise.resolve();
+  expect(types).toEqual(Array.from({ length: 20 }, () => FRAME.response));
+});
+
+test("the head of a large body is not a small frame: beside other large bodies, a body goes out 1 MiB at a time", () => {
   const types: number[] = [];
   const writer = writerOf(types);
   const { body, mark, request } = FRAME;

@@ -33,11 +33,13 @@ const COPIED_BYTES = 16_384;
 /** Number of answers to marks that may wait for a peer that does not read. */
 const UNREAD_ANSWERS = 4_096;
 const SMALL_BYTES = 16_384;
+/** Frames of this size together are written before the end of the turn: the other side then works while this side goes on. */
+const EARLY_BYTES = 1_024;
 /** A batch that grew beyond this size is not kept. */
 const KEPT_BYTES = 262_144;
 
 /**
- * The only writer of a connection. The frames of one turn go out in one write. Large bodies go after all of them, in turns of one frame
+ * The only writer of a connection. The frames of one turn go out in few writes. Large bodies go after all of them, in turns of one frame
  * each, from where they are: the header is the end of a batch, and the piece of the body is the next write.
  */
 export class FrameWriter implements Marks {
@@ -94,6 +96,7 @@ export class FrameWriter implements Marks {
 
   /** Starts a frame and returns the offset in {@link bytes} at which the caller stores its `length` bytes, at once. */
   begin(type: number, flags: number, exchange: number, length: number): number {
+    if (this.#end >= EARLY_BYTES && !this.#isFull) this.flush();
     const at = this.#put(type, flags, exchange, length, length);
     this.#last = exchange;
     this.#mixedBefore = this.#mixed;
