@@ -7,6 +7,7 @@ const BLOCKS = "requestSync and serveSync need shared memory";
 const LENDS = "a view of shared memory";
 const PROOF = "shared memory shows whether a worker has claimed a request; frames do not";
 const ROOM = "counts the bytes of a ring";
+const STATISTICS = "tools read them in shared memory; over NATS they ask the workers";
 const RAW = "its worker is made of the C library; test/socket.test.ts breaks the rules of frames";
 const WAITS = "waits for the worker without the event loop";
 const PROC = "reads /proc, which only Linux has";
@@ -84,6 +85,13 @@ export const remote: Left = {
     ["bus names in two directories are two buses", FILES],
     ["close with work in flight waits for it", SHARED],
     ["several workers share the load", "clients that share workers choose the better of two at random"],
+  ],
+  metrics: [
+    ["a blocking request is one span too", BLOCKS],
+    ["for all ways to ask", BLOCKS],
+    ["an observer sees the counters", STATISTICS],
+    ["a queued request shows as queued", STATISTICS],
+    ["metrics() is Prometheus' text", "a client that shares its name has one more label"],
   ],
 };
 
