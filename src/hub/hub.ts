@@ -97,7 +97,7 @@ export class Hub extends Closing<HubEvents> {
    */
   static async start(options: HubOptions = {}): Promise<Hub> {
     const given = hubOptions.resolve(options);
-    const resolved = { ...given, via: given.via ?? (await findRemote()) };
+    const resolved = { ...given, via: given.via ?? (await findRemote()) ?? undefined };
     const { name, directory, shared } = resolved;
     await closeOlder(`hub ${directory}/${name}`);
     const open = { name, directory, slots: 1, ...(resolved.via && { via: socket() }) };

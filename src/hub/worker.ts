@@ -74,7 +74,8 @@ export class HubWorker extends Closing<HubWorkerEvents> {
    */
   static async start<Pattern extends string>(options: HubWorkerOptions<Pattern>): Promise<HubWorker> {
     const resolved = hubWorkerOptions.resolve(options as HubWorkerOptions);
-    const worker = new HubWorker({ ...resolved, via: resolved.via ?? (await findRemote()) });
+    const found = resolved.via ? null : findRemote();
+    const worker = new HubWorker(found ? { ...resolved, via: await found } : resolved); // reads the environment now
     const { directory, hub, name, timeout } = worker.#options;
     const key = `hub worker ${resolveDirectory(directory ?? undefined)}/${hub}/${name}`;
     const attachment = await openAnew(key, worker.#reach(performance.now() + timeout), worker);

@@ -59,9 +59,12 @@ export async function chooseWire(via?: Via): Promise<WireChoice> {
 /** The server that the environment names, for all buses and workers of the process. */
 let natsOfEnvironment: NatsVia | null = null;
 
-/** Returns the server that the environment names; `undefined` if `SLOTBUS_WIRE` is not nats. @throws (rejects) `RESOURCE` */
-export async function findRemote(): Promise<NatsVia | undefined> {
-  if (wireOfEnvironment() !== "nats") return undefined;
+/** Returns the server that the environment names; `null` if `SLOTBUS_WIRE` is not nats. @throws (rejects) `RESOURCE` */
+export function findRemote(): Promise<NatsVia> | null {
+  return wireOfEnvironment() === "nats" ? loadRemote() : null;
+}
+
+async function loadRemote(): Promise<NatsVia> {
   const entry = ["slotbus", "nats"].join("/"); // not in a bundle: its client library is an optional package
   const { nats } = await loaded(import(entry) as Promise<typeof import("../nats/index.ts")>);
   return (natsOfEnvironment ??= nats({ servers: process.env["NATS_URL"] }));
@@ -70,7 +73,7 @@ export async function findRemote(): Promise<NatsVia | undefined> {
 async function loadNats(via: NatsVia | undefined): Promise<WireChoice> {
   const { natsWire } = await loaded(import("./nats/index.ts"));
   if (via) return { module: natsWire(via.link, via.instance), why: "the option `via` is nats()", cure: null };
-  return { module: natsWire((await findRemote())!.link), why: "SLOTBUS_WIRE is nats", cure: null };
+  return { module: natsWire((await loadRemote()).link), why: "SLOTBUS_WIRE is nats", cure: null };
 }
 
 async function loadSocket(): Promise<WireModule> {
